@@ -1,0 +1,51 @@
+# Every target is a line or two that a person could type; CI calls the same ones.
+
+PYTHON ?= python3
+EXTRAS ?= box2d,mujoco,atari,dev
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+RUN    := runs/cartpole-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: setup train test test-slow check format bench clean
+
+setup: $(STAMP)
+
+# A stamp, so that a second call costs nothing until the dependencies change.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11: name a newer one with make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt torch==2.13.0 -e ".[$(EXTRAS)]"
+	@touch $@
+
+# The preset's budget solves CartPole-v1; the evaluation after it shows whether it did.
+train: $(STAMP)
+	$(BIN)/train --algo ppo --env CartPole-v1 --seed 1 --run-dir $(RUN)
+	$(BIN)/rl evaluate $(RUN) --episodes 20
+	@echo "Open the board with: $(BIN)/tensorboard --logdir runs"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict rl
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/architecture
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP)
+	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
