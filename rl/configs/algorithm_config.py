@@ -1,0 +1,215 @@
+"""The settings every algorithm has, and the sections of the machinery that all share."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from rl.configs.base import FrozenDict, Settings, config, section_update
+from rl.configs.describe import Words
+
+if TYPE_CHECKING:
+    from rl.algorithms.algorithm import Algorithm
+
+__all__ = [
+    "ALL_ACTIONS",
+    "ActionKind",
+    "AlgorithmConfig",
+    "CheckpointsConfig",
+    "EnvRunnersConfig",
+    "EvaluationConfig",
+    "LearnersConfig",
+    "MetricsConfig",
+    "RuntimeConfig",
+]
+
+ActionKind = Literal["discrete", "multi_discrete", "multi_binary", "box", "dict", "tuple"]
+
+ALL_ACTIONS: frozenset[ActionKind] = frozenset(
+    {"discrete", "multi_discrete", "multi_binary", "box", "dict", "tuple"}
+)
+
+
+def _environment(value: object) -> object:
+    if callable(value) or (isinstance(value, str) and value.strip()):
+        return value
+    raise PydanticCustomError("environment", "not an environment")
+
+
+def _plain(value: Any) -> Any:
+    """Makes tuples lists, which is what a settings file can hold, and dicts copies."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _frozen(value: Mapping[str, Any]) -> FrozenDict:
+    return FrozenDict(_plain(value))
+
+
+Positive = Annotated[float, Field(gt=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Environment = Annotated[
+    str | Callable[..., Any],
+    PlainValidator(_environment),
+    Words("an environment's id (`CartPole-v1`, `my_package.envs:Maze-v0`) or a callable"),
+]
+Table = Annotated[Mapping[str, Any], AfterValidator(_frozen)]
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Words("auto, cpu, cuda or cuda:N")
+]
+
+
+@config
+class EnvRunnersConfig(Settings):
+    """How experience is collected. The two numbers say what is computed, the engine says where."""
+
+    num: AtLeastOne = 1
+    """Runners; each steps its own environments with its own copy of the policy."""
+    envs_per_runner: AtLeastOne = 8
+    """Environments of each runner (B), stepped together as one batch."""
+
+
+@config
+class LearnersConfig(Settings):
+    """How the network is trained."""
+
+    device: Device = "cpu"
+    """Where the update runs: cpu, cuda, cuda:N, or auto (cuda when there is one)."""
+    threads: AtLeastOne = 1
+    """Processor threads of the update; results depend on it in the last bits."""
+
+
+@config
+class RuntimeConfig(Settings):
+    """Where the parts of a run live. Changing the engine never changes the result."""
+
+    engine: Literal["auto", "inline"] = "auto"
+    """inline: everything in this process; auto: whichever suits this machine."""
+
+
+@config
+class EvaluationConfig(Settings):
+    """How the policy is tested while it trains, greedily and in environments of its own."""
+
+    interval: NotNegative = 0
+    """Environment steps between evaluations; 0: only at the end."""
+    num_episodes: AtLeastOne = 10
+    """Episodes of one evaluation."""
+
+
+@config
+class CheckpointsConfig(Settings):
+    """What is kept to continue from."""
+
+    interval: NotNegative = 0
+    """Environment steps between checkpoints; 0: only at the end."""
+    keep: AtLeastOne = 3
+    """Newest checkpoints that are kept; older ones but the best are removed."""
+
+
+@config
+class MetricsConfig(Settings):
+    """How progress is measured."""
+
+    window: AtLeastOne = 100
+    """Latest episodes in the rolling means of return and length."""
+
+
+@config
+class AlgorithmConfig(Settings):
+    """Every setting of a run as one frozen value: equal configs give equal runs."""
+
+    name: ClassVar[str] = ""
+    """Short name, as in the name of a run's directory; empty: made from the class's name."""
+    algorithm_path: ClassVar[str] = ""
+    """Where the algorithm is: `package.module:Class`. It is imported when the config is built."""
+    supported_actions: ClassVar[frozenset[ActionKind]] = ALL_ACTIONS
+    """Kinds of action spaces the algorithm can act in."""
+
+    env: Environment = "CartPole-v1"
+    """Environment: an id (CartPole-v1, my_package.envs:Maze-v0), a registered name, a callable."""
+    env_kwargs: Table = FrozenDict()
+    """Arguments the environment is made with."""
+    seed: NotNegative = 0
+    """Root of every random stream of the run."""
+    total_steps: AtLeastOne = 1_000_000
+    """Budget of the run in environment steps, all environments together."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Discount of a reward one step later."""
+    learning_rate: Positive = 3e-4
+    """Step size of the optimizer."""
+    learning_rate_final: Annotated[float, Field(ge=0)] | None = None
+    """Learning rate at the end of the run, reached linearly over total_steps; none: constant."""
+    hidden_sizes: tuple[AtLeastOne, ...] = (64, 64)
+    """Units of each hidden layer."""
+    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "tanh"
+    """Function between hidden layers."""
+    max_grad_norm: Positive | None = None
+    """Euclidean norm to which the gradient of an update is scaled down; none: no limit."""
+    normalize_observations: bool = False
+    """Scale observations by their running mean and standard deviation."""
+    normalize_rewards: bool = False
+    """Scale rewards by the running standard deviation of the return."""
+    env_runners: EnvRunnersConfig = EnvRunnersConfig()
+    """How experience is collected."""
+    learners: LearnersConfig = LearnersConfig()
+    """How the network is trained."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where the parts of the run live."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How the policy is tested."""
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    """What is kept to continue from."""
+    metrics: MetricsConfig = MetricsConfig()
+    """How progress is measured."""
+
+    with_env_runners = section_update("env_runners", EnvRunnersConfig)
+    with_learners = section_update("learners", LearnersConfig)
+    with_runtime = section_update("runtime", RuntimeConfig)
+    with_evaluation = section_update("evaluation", EvaluationConfig)
+    with_checkpoints = section_update("checkpoints", CheckpointsConfig)
+    with_metrics = section_update("metrics", MetricsConfig)
+
+    @property
+    def env_id(self) -> str:
+        """The environment's printable name; for a callable, where it was defined."""
+        if isinstance(self.env, str):
+            return self.env
+        owner = self.env if hasattr(self.env, "__qualname__") else type(self.env)
+        return f"{owner.__module__}.{owner.__qualname__}"
+
+    @property
+    def num_environments(self) -> int:
+        """Environments of all runners together."""
+        return self.env_runners.num * self.env_runners.envs_per_runner
+
+    @classmethod
+    def label(cls) -> str:
+        """The algorithm's short name, for people and file names."""
+        own: str = cls.__dict__.get("name", "")
+        return own or cls.__name__.removesuffix("Config").lower()
+
+    @classmethod
+    def reference(cls) -> str:
+        """What `train --algo` finds this class by: a name of ours, or `package.module:Class`."""
+        if cls.__module__.startswith("rl.configs."):
+            return cls.label()
+        return f"{cls.__module__}:{cls.__qualname__}"
+
+    def build(self) -> Algorithm[Any]:
+        """Imports the algorithm and makes it ready to train; close it, or use it in a `with`."""
+        module, _, name = self.algorithm_path.partition(":")
+        if not name:
+            raise NotImplementedError(
+                f"{type(self).__name__}.algorithm_path is {self.algorithm_path!r}: a config names"
+                " its algorithm there, as `package.module:Class`"
+            )
+        algorithm: Callable[[AlgorithmConfig], Algorithm[Any]]
+        algorithm = getattr(importlib.import_module(module), name)
+        return algorithm(self)
