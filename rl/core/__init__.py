@@ -1,0 +1,1 @@
+"""Mechanisms: they know no algorithm and step no environment."""

@@ -1,0 +1,1 @@
+"""What flows: spaces, rollouts, batches, returns."""

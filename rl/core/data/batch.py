@@ -1,0 +1,50 @@
+"""Batches: typed tensor columns of equal length on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from rl.core.data.tree import Array, first_leaf, tree_map
+
+__all__ = ["TensorBatch", "to_tensor"]
+
+
+def to_tensor(array: Array, device: torch.device | str = "cpu") -> Tensor:
+    """A numpy array as a tensor; shares memory on CPU unless the array is read-only."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """Base of a batch: every field is a tensor [N, ...], a dictionary of them, or None."""
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Self:
+        columns: dict[str, Any] = {}
+        for column in fields(self):
+            value = getattr(self, column.name)
+            columns[column.name] = None if value is None else tree_map(function, value)
+        return type(self)(**columns)
+
+    def __len__(self) -> int:
+        return int(first_leaf(getattr(self, fields(self)[0].name)).shape[0])
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows of these indices, [M, ...]."""
+        return self._each(lambda column: column.index_select(0, rows))
+
+    def minibatches(self, size: int) -> Iterator[Self]:
+        """Consecutive parts of `size` rows; the last may be shorter."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield self._each(lambda column, rows=rows: column[rows])  # type: ignore[misc]
+
+    def shuffled(self, generator: torch.Generator) -> Self:
+        """All rows in random order."""
+        column = first_leaf(getattr(self, fields(self)[0].name))
+        order = torch.randperm(len(self), generator=generator).to(column.device)
+        return self.take(order)

@@ -1,0 +1,245 @@
+"""Learner: one module, its optimizer, and how experience changes it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from rl.configs.algorithm_config import AlgorithmConfig
+from rl.core.data.batch import to_tensor
+from rl.core.data.rollout import Rollout
+from rl.core.data.spaces import Spaces
+from rl.core.data.tree import Array, Tree, tree_map
+from rl.core.data.weights import Weights
+from rl.core.learning.schedules import linear
+from rl.core.models.modules import Module, TensorTree
+from rl.core.models.normalizer import RewardScaler
+from rl.core.seeding import stream_seed
+from rl.errors import CheckpointError, Diverged, UsageError
+
+__all__ = ["Averages", "Learner", "Metrics"]
+
+ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
+Metrics = dict[str, float]
+"""Scalars by their public name, `train/value_loss`."""
+
+
+class Learner(ABC, Generic[ConfigT]):
+    """Base of the learners: owns parameters, optimizer and generator; the subclass owns the maths.
+
+    All parameters are views into one flat float32 vector and all gradients into another, so
+    clipping, the optimizer step and publishing are one operation each, however many layers there
+    are.
+    """
+
+    adam_epsilon: float = 1e-8
+
+    def __init__(self, config: ConfigT, spaces: Spaces, num_environments: int) -> None:
+        """Makes the module and its optimizer.
+
+        Args:
+            config: Settings of the run.
+            spaces: Of one environment.
+            num_environments: B summed over all runners; rollouts come side by side in their order.
+        """
+        self.config = config
+        self.device = choose_device(config.learners.device)
+        self.num_environments = num_environments
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(config.seed, "module"))
+            self.module = self.make_module(config, spaces).to(self.device)
+        self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "learner"))
+        self._flatten()
+        self.optimizer = torch.optim.Adam(
+            [self._parameters], lr=config.learning_rate, eps=self.adam_epsilon, fused=True
+        )
+        self.reward_scaler = (
+            RewardScaler(num_environments, config.gamma).to(self.device)
+            if config.normalize_rewards
+            else None
+        )
+        self.num_updates = 0
+        self._version = 0
+
+    @staticmethod
+    @abstractmethod
+    def make_module(config: ConfigT, spaces: Spaces) -> Module:
+        """Builds the network, on the CPU, with torch's generator already seeded."""
+
+    @abstractmethod
+    def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
+        """Learns from experience.
+
+        Args:
+            rollouts: One of each runner, in their order.
+            env_steps: Environment steps taken before these; schedules are functions of it.
+        """
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Tensors besides module and optimizer for a checkpoint; only ever changed in place."""
+        return {} if self.reward_scaler is None else dict(self.reward_scaler.state_dict())
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """Rewards [T, B] to learn from: scaled where `normalize_rewards` says so, else raw."""
+        rewards = self.tensor(rollout.rewards)
+        if self.reward_scaler is None:
+            return rewards
+        valid = None if rollout.valid is None else self.tensor(rollout.valid)
+        scaled: Tensor = self.reward_scaler(
+            rewards, self.tensor(rollout.terminated | rollout.truncated), valid
+        )
+        return scaled
+
+    def observe(self, observations: TensorTree) -> None:
+        """Merges observations [N, *obs] into the module's statistics, where the config wants them.
+
+        Call it after the update: log-probabilities of a rollout belong to the statistics it was
+        sampled with.
+        """
+        if self.config.normalize_observations:
+            self.module.observe(observations)
+
+    def _flatten(self) -> None:
+        parameters = list(self.module.parameters())
+        vector = torch.cat([p.detach().reshape(-1) for p in parameters])
+        self._parameters = nn.Parameter(vector)
+        self._gradient = torch.zeros_like(vector)
+        self._parameters.grad = self._gradient
+        offset = 0
+        for parameter in parameters:
+            part = slice(offset, offset + parameter.numel())
+            parameter.data = vector[part].view_as(parameter)
+            parameter.grad = self._gradient[part].view_as(parameter)
+            offset = part.stop
+
+    def tensors(self, tree: Tree) -> TensorTree:
+        """Observations on the learner's device."""
+        return tree_map(self.tensor, tree)
+
+    def tensor(self, array: Array) -> Tensor:
+        """One array on the learner's device."""
+        return to_tensor(array, self.device)
+
+    def set_learning_rate(self, env_steps: int) -> float:
+        """Puts the scheduled learning rate into the optimizer and returns it."""
+        config = self.config
+        rate = linear(
+            config.learning_rate, config.learning_rate_final, env_steps, config.total_steps
+        )
+        self.optimizer.param_groups[0]["lr"] = rate
+        return rate
+
+    def apply_gradients(self, loss: Tensor) -> Tensor:
+        """Descends the loss by one step of Adam, gradient clipped by its global norm.
+
+        Returns:
+            The norm before clipping, a scalar on the device.
+        """
+        self._gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm: Tensor = torch.linalg.vector_norm(self._gradient)
+        if self.config.max_grad_norm is not None:
+            self._gradient.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        self.optimizer.step()
+        self.num_updates += 1
+        return norm
+
+    def check_finite(self, metrics: Metrics) -> None:
+        """Raises `Diverged` when the update left a parameter that is not finite."""
+        if not bool(torch.isfinite(self._parameters).all()):
+            losses = ", ".join(f"{k} {v:g}" for k, v in metrics.items() if k.endswith("loss"))
+            raise Diverged(
+                f"parameters are no longer finite after update {self.num_updates} ({losses});"
+                " lower learning_rate or max_grad_norm, or look for rewards that explode"
+            )
+
+    def get_weights(self, again: bool = False) -> Weights:
+        """A copy of what acting needs, under the next version number, or the last one `again`."""
+        self._version += not again
+        buffers = {name: b.cpu().numpy().copy() for name, b in self.module.named_buffers()}
+        return Weights(self._version, self._parameters.detach().cpu().numpy().copy(), buffers)
+
+    def get_state(self) -> dict[str, Array]:
+        """Everything learning goes on from, as arrays by name; `module.*` is the policy."""
+        state = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        state |= {f"extra.{k}": v for k, v in self.extra_state().items()}
+        for name, value in self.optimizer.state.get(self._parameters, {}).items():
+            state[f"optimizer.{name}"] = value
+        state["generator"] = self.generator.get_state()
+        state["counters"] = torch.tensor([self.num_updates, self._version])
+        return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+
+    def set_state(self, state: dict[str, Array]) -> None:
+        """Goes on from what `get_state` gave. Raises `CheckpointError` when it does not fit."""
+        own = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        own |= {f"extra.{k}": v for k, v in self.extra_state().items()}
+        for name, tensor in own.items():
+            if name not in state or tuple(state[name].shape) != tuple(tensor.shape):
+                found = state[name].shape if name in state else "nothing"
+                raise CheckpointError(
+                    f"{name} should be {tuple(tensor.shape)}, the checkpoint has {found}:"
+                    " it is of another network; check env, hidden_sizes and the algorithm"
+                )
+        foreign = [k for k in state if k.startswith(("module.", "extra.")) and k not in own]
+        absent = [k for k in ("generator", "counters") if k not in state]
+        if foreign or absent:
+            raise CheckpointError(
+                f"the checkpoint is of other settings: {', '.join(foreign or absent)}"
+                f" {'has no place here' if foreign else 'is not in it'}; check"
+                " normalize_observations, normalize_rewards and the algorithm"
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(to_tensor(state[name]))
+        # The fused optimizer keeps its step count beside the parameters.
+        moments = {
+            name.removeprefix("optimizer."): torch.tensor(value).to(self.device)
+            for name, value in state.items()
+            if name.startswith("optimizer.")
+        }
+        self.optimizer.state.clear()  # none in the state: no update had been made
+        if moments:
+            self.optimizer.state[self._parameters] = moments
+        self.generator.set_state(torch.tensor(state["generator"]))
+        self.num_updates, self._version = (int(n) for n in state["counters"])
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `learners.device`; `auto` is cuda where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(
+            f"learners.device is {name!r}, but torch sees no GPU here; use 'cpu' or 'auto'"
+        )
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"learners.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here,"
+            " numbered from 0"
+        )
+    return device
+
+
+class Averages:
+    """Means of scalars over the minibatches of an update, read from the device once."""
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._rows: list[Tensor] = []
+
+    def add(self, **scalars: Tensor) -> None:
+        """Adds the scalars of one minibatch; every call names the same ones."""
+        self._names = tuple(scalars)
+        self._rows.append(torch.stack([scalar.detach() for scalar in scalars.values()]))
+
+    def result(self) -> Metrics:
+        """The mean of each."""
+        if not self._rows:
+            return {}
+        means = torch.stack(self._rows).mean(0).tolist()
+        return dict(zip(self._names, means, strict=True))

@@ -1,0 +1,47 @@
+"""LearnerGroup: the face of learning, whether it happens here or elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rl.core.data.rollout import Rollout
+from rl.core.data.tree import Array
+from rl.core.data.weights import Weights
+from rl.core.learning.learner import ConfigT, Learner, Metrics
+from rl.core.models.modules import Module
+from rl.core.models.threads import torch_threads
+
+__all__ = ["LearnerGroup"]
+
+
+class LearnerGroup:
+    """Learning in the driver: every call runs on one Learner, with `learners.threads` threads."""
+
+    def __init__(self, make_learner: Callable[[], Learner[ConfigT]], threads: int) -> None:
+        self._threads = threads
+        with torch_threads(threads):
+            self._learner = make_learner()
+
+    @property
+    def module(self) -> Module:
+        """The live module; read it, do not keep it."""
+        return self._learner.module
+
+    def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
+        """See `Learner.update`. Raises `Diverged` when a parameter is no longer finite."""
+        with torch_threads(self._threads):
+            metrics = self._learner.update(rollouts, env_steps)
+            self._learner.check_finite(metrics)
+        return metrics | {"train/n_updates": float(self._learner.num_updates)}
+
+    def get_weights(self, again: bool = False) -> Weights:
+        """The newest weights under the next number, or under the last one `again`."""
+        return self._learner.get_weights(again)
+
+    def get_state(self) -> dict[str, Array]:
+        """See `Learner.get_state`."""
+        return self._learner.get_state()
+
+    def set_state(self, state: dict[str, Array]) -> None:
+        """See `Learner.set_state`."""
+        self._learner.set_state(state)

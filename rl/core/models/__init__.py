@@ -1,0 +1,1 @@
+"""What acts: distributions, modules, policies."""

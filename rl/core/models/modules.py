@@ -1,0 +1,268 @@
+"""Networks: the Module contract and the actor-critic of the on-policy algorithms."""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rl.core.data.spaces import ActionLayout, Leaf, ObservationLayout
+from rl.core.data.weights import ParameterTable
+from rl.core.models.actor import ActorFactory
+from rl.core.models.distributions import Distribution, make_distribution
+from rl.core.models.normalizer import Normalizer
+from rl.core.models.numpy_mlp import NumpyActor
+from rl.core.models.spec import NetworkSpec
+from rl.errors import UsageError
+
+__all__ = ["ActorCritic", "Module", "NatureCNN", "ObservationEncoder", "TensorTree", "mlp"]
+
+TensorTree = Tensor | dict[str, Tensor]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+class Module(nn.Module, ABC):
+    """How to act. Everything acting needs, statistics included, is in its `state_dict`.
+
+    An algorithm's own module adds what its loss needs (a value, Q-values).
+    `rl.testing.check_module` checks an implementation.
+    """
+
+    observation_layout: ObservationLayout
+    action_layout: ActionLayout
+
+    @abstractmethod
+    def act(
+        self, observations: TensorTree, noise: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Chooses actions.
+
+        Args:
+            observations: [B, *obs] in native dtype, or a dictionary of them.
+            noise: [B, columns] float32 as `NoiseShape` draws it; None asks for the greedy action.
+
+        Returns:
+            Actions [B, *act] and what else the algorithm wants to find in the rollout, each [B,
+            ...]; nothing else when greedy.
+        """
+
+    def observe(self, observations: TensorTree) -> None:
+        """Merges observations [N, *obs] into running statistics, in a module that keeps some."""
+        raise UsageError(
+            f"normalize_observations has no effect on {type(self).__name__}, which keeps no"
+            " statistics; override observe() in it, or leave the setting off"
+        )
+
+    def parameter_table(self) -> ParameterTable:
+        """Where each parameter lies in the flat vector."""
+        return ParameterTable({name: tuple(p.shape) for name, p in self.named_parameters()})
+
+    def actor_factory(self) -> ActorFactory | None:
+        """What a runner builds to act without torch, where that is possible."""
+        return None
+
+    def describe(self) -> dict[str, Any] | None:
+        """JSON from which a file rebuilds the module, `{"module": name, ...}`; None: it cannot."""
+        return None
+
+
+def initialize(layer: nn.Linear | nn.Conv2d, gain: float, orthogonal: bool) -> nn.Module:
+    """Orthogonal weights of this gain and zero biases, or torch's default."""
+    if orthogonal:
+        nn.init.orthogonal_(layer.weight, gain)
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(
+    num_inputs: int, hidden_sizes: tuple[int, ...], activation: str, orthogonal: bool = True
+) -> nn.Sequential:
+    """Linear layers, each followed by its activation."""
+    layers: list[nn.Module] = []
+    for size in hidden_sizes:
+        layers += [
+            initialize(nn.Linear(num_inputs, size), math.sqrt(2), orthogonal),
+            ACTIVATIONS[activation](),
+        ]
+        num_inputs = size
+    return nn.Sequential(*layers)
+
+
+class NatureCNN(nn.Module):
+    """Mnih et al. 2015 (Nature 518): convolutions 32 8x8/4, 64 4x4/2, 64 3x3/1, then 512 units."""
+
+    num_outputs = 512
+
+    def __init__(self, leaf: Leaf, orthogonal: bool = True) -> None:
+        super().__init__()
+        self.leaf = leaf
+        init = functools.partial(initialize, gain=math.sqrt(2), orthogonal=orthogonal)
+        shape = self._channels_first(torch.zeros(1, *leaf.shape)).shape
+        self.convolutions = nn.Sequential(
+            init(nn.Conv2d(shape[1], 32, 8, 4)),
+            nn.ReLU(),
+            init(nn.Conv2d(32, 64, 4, 2)),
+            nn.ReLU(),
+            init(nn.Conv2d(64, 64, 3, 1)),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            size = self.convolutions(torch.zeros(shape)).shape[1]  # measured, not derived
+        self.linear = nn.Sequential(init(nn.Linear(size, self.num_outputs)), nn.ReLU())
+
+    def _channels_first(self, pixels: Tensor) -> Tensor:
+        if len(self.leaf.shape) == 2:
+            return pixels.unsqueeze(1)
+        return pixels.permute(0, 3, 1, 2) if self.leaf.channels_last else pixels
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[..., *image] -> [..., 512]; uint8 is scaled to [0, 1]."""
+        leading = pixels.shape[: pixels.dim() - len(self.leaf.shape)]
+        rows = pixels.reshape(-1, *self.leaf.shape)
+        scaled = self._channels_first(rows).to(torch.float32)
+        if pixels.dtype == torch.uint8:
+            scaled = scaled / 255.0
+        features: Tensor = self.linear(self.convolutions(scaled))
+        return features.reshape(*leading, self.num_outputs)
+
+
+class ObservationEncoder(nn.Module):
+    """Any observation as one feature vector: categories one-hot, images through a CNN."""
+
+    def __init__(self, layout: ObservationLayout, normalize: bool, orthogonal: bool) -> None:
+        super().__init__()
+        self.layout = layout
+        self.images = nn.ModuleList(
+            NatureCNN(leaf, orthogonal) for leaf in layout.leaves if leaf.kind == "image"
+        )
+        self.normalizer = (
+            Normalizer(layout.num_features) if normalize and layout.num_features else None
+        )
+        self.num_outputs = layout.num_features + NatureCNN.num_outputs * len(self.images)
+
+    def vector(self, observations: TensorTree) -> Tensor:
+        """All leaves but images as raw features, [..., layout.num_features]."""
+        parts = [
+            encode_leaf(leaf, _leaf_of(observations, leaf))
+            for leaf in self.layout.leaves
+            if leaf.kind != "image"
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def forward(self, observations: TensorTree) -> Tensor:
+        features: list[Tensor] = []
+        if self.layout.num_features:
+            vector = self.vector(observations)
+            features.append(vector if self.normalizer is None else self.normalizer(vector))
+        pictures = [leaf for leaf in self.layout.leaves if leaf.kind == "image"]
+        for leaf, convolutions in zip(pictures, self.images, strict=True):
+            features.append(convolutions(_leaf_of(observations, leaf)))
+        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+
+
+def _leaf_of(observations: TensorTree, leaf: Leaf) -> Tensor:
+    return observations[leaf.path] if isinstance(observations, dict) else observations
+
+
+def encode_leaf(leaf: Leaf, values: Tensor) -> Tensor:
+    """One leaf [..., *shape] as float features [..., leaf.num_features]."""
+    leading = values.shape[: values.dim() - len(leaf.shape)]
+    if not leaf.sizes:
+        return values.reshape(*leading, leaf.num_features).to(torch.float32)
+    columns = values.reshape(*leading, len(leaf.sizes)).unbind(-1)
+    hot = [
+        nn.functional.one_hot(column.long() - start, size)
+        for column, start, size in zip(columns, leaf.starts, leaf.sizes, strict=True)
+    ]
+    return torch.cat(hot, dim=-1).to(torch.float32)
+
+
+class ActorCritic(Module):
+    """A policy and a value function over the same observations.
+
+    Separate torsos unless `spec.shared_torso`; convolutions are always shared. Heads are
+    initialised with gain 0.01 (policy) and 1 (value), so that the first policy is close to uniform.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.observation_layout = ObservationLayout(spec.observation_space)
+        self.action_layout = ActionLayout(spec.action_space)
+        orthogonal = spec.orthogonal_init
+        self.encoder = ObservationEncoder(
+            self.observation_layout, spec.normalize_observations, orthogonal
+        )
+        inputs = self.encoder.num_outputs
+        torso: Callable[[], nn.Sequential] = functools.partial(
+            mlp, inputs, spec.hidden_sizes, spec.activation, orthogonal
+        )
+        self.policy_torso = torso()
+        self.value_torso = None if spec.shared_torso else torso()
+        width = spec.hidden_sizes[-1] if spec.hidden_sizes else inputs
+        outputs = self.action_layout.num_parameters
+        self.policy_head = initialize(nn.Linear(width, outputs), 0.01, orthogonal)
+        self.value_head = initialize(nn.Linear(width, 1), 1.0, orthogonal)
+        num_gaussian = self.action_layout.num_gaussian
+        self.log_std = (
+            nn.Parameter(torch.full((num_gaussian,), spec.log_std_init)) if num_gaussian else None
+        )
+
+    def forward(self, observations: TensorTree) -> tuple[Distribution, Tensor]:
+        """The policy and the values [...] of observations [..., *obs]."""
+        features = self.encoder(observations)
+        hidden = self.policy_torso(features)
+        seen = hidden if self.value_torso is None else self.value_torso(features)
+        policy = make_distribution(self.action_layout, self.policy_head(hidden), self.log_std)
+        return policy, self.value_head(seen).squeeze(-1)
+
+    def distribution(self, observations: TensorTree) -> Distribution:
+        """The policy alone."""
+        hidden = self.policy_torso(self.encoder(observations))
+        return make_distribution(self.action_layout, self.policy_head(hidden), self.log_std)
+
+    def value(self, observations: TensorTree) -> Tensor:
+        """The values alone, [...]."""
+        torso = self.policy_torso if self.value_torso is None else self.value_torso
+        value: Tensor = self.value_head(torso(self.encoder(observations))).squeeze(-1)
+        return value
+
+    def act(
+        self, observations: TensorTree, noise: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        policy = self.distribution(observations)
+        if noise is None:
+            return policy.mode(), {}
+        actions = policy.sample(noise if self.action_layout.shape else noise.squeeze(-1))
+        return actions, {"log_prob": policy.log_prob(actions)}
+
+    def observe(self, observations: TensorTree) -> None:
+        normalizer = self.encoder.normalizer
+        if normalizer is None:
+            raise UsageError(
+                "normalize_observations has no effect on images, which are scaled to [0, 1] anyway;"
+                " leave it off"
+            )
+        normalizer.update(self.encoder.vector(observations))
+
+    def actor_factory(self) -> ActorFactory | None:
+        if self.observation_layout.has_images:
+            return None
+        return functools.partial(NumpyActor, self.spec, self.parameter_table())
+
+    def describe(self) -> dict[str, Any]:
+        return {"module": "actor_critic", **self.spec.to_json()}

@@ -1,0 +1,67 @@
+"""What an actor-critic network looks like, without building it and without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gymnasium import spaces
+
+from rl.core.data.space_json import space_from_json, space_to_json
+from rl.errors import CheckpointError
+
+__all__ = ["Activation", "NetworkSpec"]
+
+Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
+ACTIVATIONS = ("tanh", "relu", "elu", "gelu", "silu")
+
+MOST_UNITS = 1 << 16
+"""Widest layer a file may ask for; more is damage or malice."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Everything that shapes an `ActorCritic` but its numbers."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Activation = "tanh"
+    shared_torso: bool = False
+    """One torso for policy and value; convolutions are shared in any case."""
+    normalize_observations: bool = False
+    orthogonal_init: bool = True
+    log_std_init: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`."""
+        return {
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "hidden_sizes": list(self.hidden_sizes),
+            "activation": self.activation,
+            "shared_torso": self.shared_torso,
+            "normalize_observations": self.normalize_observations,
+            "orthogonal_init": self.orthogonal_init,
+            "log_std_init": self.log_std_init,
+        }
+
+    @staticmethod
+    def from_json(data: Any) -> NetworkSpec:
+        """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
+        try:
+            sizes = tuple(int(size) for size in data["hidden_sizes"])
+            if data["activation"] not in ACTIVATIONS or not all(0 < n <= MOST_UNITS for n in sizes):
+                raise ValueError("an unknown activation or layer size")
+            return NetworkSpec(
+                space_from_json(data["observation_space"]),
+                space_from_json(data["action_space"]),
+                sizes,
+                data["activation"],
+                bool(data["shared_torso"]),
+                bool(data["normalize_observations"]),
+                bool(data["orthogonal_init"]),
+                float(data["log_std_init"]),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"not the description of a network: {error}") from error

@@ -1,0 +1,48 @@
+"""Acting with any torch module: the general case, where no numpy form exists."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import torch
+from torch import Tensor
+
+from rl.core.data.tree import Array, Tree, tree_map
+from rl.core.data.weights import Weights
+from rl.core.models.actor import ActorFactory
+from rl.core.models.modules import Module
+from rl.core.models.threads import torch_threads
+
+__all__ = ["TorchActor", "actor_factory"]
+
+
+class TorchActor:
+    """Acts with a copy of a module of its own, on the CPU, with one thread."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+        self._table = self._module.parameter_table()
+
+    def set_weights(self, weights: Weights) -> None:
+        parameters = dict(self._module.named_parameters())
+        for name, values in self._table.views(weights.parameters).items():
+            parameters[name].copy_(torch.tensor(values))
+        buffers = dict(self._module.named_buffers())
+        for name, values in weights.buffers.items():
+            buffers[name].copy_(torch.tensor(values))
+
+    def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
+        with torch.inference_mode(), torch_threads(1):
+            inputs = tree_map(_as_tensor, observations)
+            actions, extras = self._module.act(inputs, None if noise is None else _as_tensor(noise))
+        return actions.numpy(), {name: values.numpy() for name, values in extras.items()}
+
+
+def _as_tensor(array: Array) -> Tensor:
+    return torch.tensor(array)  # a copy: the runner writes on into its arrays
+
+
+def actor_factory(module: Module) -> ActorFactory:
+    """What a runner builds to act as the module does: numpy where that is possible, else torch."""
+    return module.actor_factory() or functools.partial(TorchActor, module)
