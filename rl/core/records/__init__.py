@@ -1,0 +1,1 @@
+"""What stays of a run: its directory, metrics, episodes and checkpoints. Knows no algorithm."""
