@@ -1,0 +1,395 @@
+"""Carries out what supervisors decide: starts and kills workers, sends and receives messages.
+
+Everything here runs under the reactor's lock. Events are handled one after the other: what an
+instruction brings about (a result that another call waited for) is queued behind it, so the order
+of sends is that of calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import zmq
+
+from rl.core.runtime.actors import Actor, Worker
+from rl.core.runtime.board import WINDOW
+from rl.core.runtime.calls import CallFuture, RemoteCall, StoredObject
+from rl.core.runtime.events import (
+    Answered,
+    Construct,
+    Constructed,
+    ConstructionFailed,
+    Deliver,
+    DumpStacks,
+    Event,
+    Fail,
+    KillWorker,
+    Over,
+    Send,
+    StartWorker,
+    Tick,
+    Warn,
+    WorkerGone,
+    WorkerUp,
+)
+from rl.core.runtime.exits import Exit, describe_status, out_of_memory_kills
+from rl.core.runtime.failures import CONSTRUCTOR, actor_error, remote_cause
+from rl.core.runtime.forkserver import DUMP_SIGNAL, Birth
+from rl.core.runtime.launcher import Launcher
+from rl.core.runtime.memory import Payload, SegmentBook
+from rl.core.runtime.reactor import Reactor
+from rl.core.runtime.wire import Blob, Kind, Outcome
+from rl.errors import RuntimeFault
+
+__all__ = ["Dispatcher"]
+
+logger = logging.getLogger(__name__)
+output_logger = logging.getLogger("rl.workers")
+"""Every line that a worker prints, at level INFO."""
+
+EVENTS, POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+NOBLOCK, SNDMORE = int(zmq.NOBLOCK), int(zmq.SNDMORE)
+"""Plain numbers: pyzmq's enumerations cost microseconds at each message."""
+LONGEST_PATH = 107
+"""Bytes of the name of a unix socket."""
+MAX_MESSAGE = 64 * 2**20
+"""Large values travel in segments; a frame beyond this is no message of ours."""
+HIGH_WATER = 4 * WINDOW
+"""Messages per worker: its window of calls, and room for notes. A send therefore never blocks."""
+
+
+class Dispatcher:
+    """The sockets, processes and books of one runtime."""
+
+    def __init__(self, on_over: Callable[[Actor], object]) -> None:
+        self.book = SegmentBook()
+        self.actors: dict[str, Actor] = {}
+        self.workers: dict[int, Worker] = {}
+        self.stopping = False
+        """Whether a worker that is to end is asked to, rather than killed."""
+        self.stale = 0
+        self._on_over = on_over
+        self._born = 0
+        self._closed = False
+        self._by_identity: dict[bytes, Worker] = {}
+        self._launchers: dict[tuple[str, ...], Launcher] = {}
+        self._events: deque[tuple[Actor, Event]] = deque()
+        self._handling = False
+        self._outbound: dict[Worker, list[tuple[Any, ...]]] = {}
+        self._memory_kills = out_of_memory_kills()
+        self._directory = _socket_directory()
+        self._address = f"ipc://{self._directory}/driver"
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.LINGER, 0)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.SNDHWM, HIGH_WATER)
+        self._router.setsockopt(zmq.RCVHWM, HIGH_WATER)
+        self._router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self._router.bind(self._address)
+        self._execute: dict[type, Callable[[Actor, Any], None]] = {
+            Construct: self._construct,
+            Deliver: self._deliver,
+            DumpStacks: self._dump_stacks,
+            Fail: self._fail,
+            KillWorker: self._kill_worker,
+            Over: self._over,
+            Send: self._send_call,
+            StartWorker: self._start_worker,
+            Warn: self._warn,
+        }
+        self.reactor = Reactor(self._tick)
+        self.reactor.register(self._router.FD, self.receive)
+
+    # Events
+
+    def tell(self, actor: Actor, event: Event) -> None:
+        """Lets an actor's supervisor decide about an event, and does what it says."""
+        self._events.append((actor, event))
+        self._handle_events()
+
+    def _handle_events(self) -> None:
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events:
+                about, happened = self._events.popleft()
+                for instruction in about.supervisor.handle(happened, time.monotonic()):
+                    self._execute[type(instruction)](about, instruction)
+        finally:
+            self._handling = False
+            self._flush()
+
+    def _flush(self) -> None:
+        """Sends the calls that have gathered, those for one worker in one message."""
+        while self._outbound:
+            worker, calls = self._outbound.popitem()
+            self._send(worker, calls[0] if len(calls) == 1 else (Kind.CALLS.value, calls))
+
+    def await_sources(
+        self,
+        sources: list[tuple[int | str, CallFuture[Any] | StoredObject[Any]]],
+        then: Callable[[], object],
+        otherwise: Callable[[BaseException], object],
+    ) -> None:
+        """Calls `then()` once all results are here, `otherwise(error)` for each that failed."""
+        missing = [0]
+
+        def arrived(source: CallFuture[Any]) -> None:
+            if source.payload is None:
+                error = source.exception()
+                assert error is not None
+                otherwise(error)
+                return
+            missing[0] -= 1
+            if missing[0] == 0:
+                then()
+
+        futures = [source for _, source in sources if isinstance(source, CallFuture)]
+        missing[0] = len(futures)
+        if not futures:
+            then()
+        for future in futures:
+            future.when_finished(arrived)
+
+    def _tick(self, now: float) -> bool:
+        self.receive()
+        busy = False
+        for actor in list(self.actors.values()):
+            if actor.supervisor.busy:
+                busy = True
+                worker = actor.worker
+                self.tell(actor, Tick(worker.board.progress_at if worker else 0.0))
+        self.book.settle()
+        for worker in self.workers.values():
+            if worker.connected and (worker.partner.frees or worker.partner.forgets):
+                self._send(worker, (Kind.NOTE.value, *worker.partner.notes()))
+        return busy
+
+    # Instructions
+
+    def _start_worker(self, actor: Actor, instruction: StartWorker) -> None:
+        self._born += 1
+        try:
+            launcher = self.launcher(actor.preload)
+            worker = Worker(self._born, actor, self.book)
+        except (OSError, RuntimeFault) as error:
+            reason = Exit(f"it could not be started ({error})")
+            self._events.append((actor, WorkerGone(instruction.incarnation, reason)))
+            return
+        actor.worker = worker
+        self.workers[worker.number] = worker
+        self._by_identity[worker.identity] = worker
+        self.reactor.register(worker.output, lambda: self._log_output(worker))
+        birth = Birth(worker.number, self._address, dict(actor.spec.environment), actor.preload)
+        launcher.start(birth, worker.fds_to_give)
+        self.reactor.tick_soon()
+
+    def _construct(self, actor: Actor, _: Construct) -> None:
+        worker = actor.worker
+        assert worker is not None
+        maker, arguments = (self.book.lend(worker.partner, part) for part in actor.maker)
+        extras = self._lend_sources(worker, actor.extras)
+        where = (str(Path.cwd()), sys.path)
+        self._send(worker, (Kind.CONSTRUCT.value, actor.name, maker, arguments, extras, where))
+
+    def _send_call(self, actor: Actor, instruction: Send) -> None:
+        call, worker = instruction.call, actor.worker
+        assert isinstance(call, RemoteCall)
+        assert worker is not None
+        assert call.arguments is not None
+        arguments = self.book.lend(worker.partner, call.arguments)
+        extras = self._lend_sources(worker, call.extras) if call.extras else ()
+        call.arguments, call.extras = None, []
+        self.book.settle()
+        notes = worker.partner.notes()
+        message = (Kind.CALL.value, call.number, call.message, arguments, extras, *notes)
+        self._outbound.setdefault(worker, []).append(message)
+
+    def _deliver(self, _: Actor, instruction: Deliver) -> None:
+        assert isinstance(instruction.call, RemoteCall)
+        outcome, payload = cast("tuple[Outcome, Payload]", instruction.answer)
+        instruction.call.settle(outcome, payload)
+
+    def _fail(self, _: Actor, instruction: Fail) -> None:
+        assert isinstance(instruction.call, RemoteCall)
+        instruction.call.fail(instruction.error)
+
+    def _dump_stacks(self, actor: Actor, _: DumpStacks) -> None:
+        self._signal(actor, DUMP_SIGNAL)
+
+    def _kill_worker(self, actor: Actor, _: KillWorker) -> None:
+        worker = actor.worker
+        if self.stopping and worker is not None and worker.connected:
+            self._send(worker, (Kind.STOP.value,))
+        else:
+            self._signal(actor, signal.SIGKILL)
+
+    def _warn(self, _: Actor, instruction: Warn) -> None:
+        logger.warning("%s", instruction.text)
+
+    def _over(self, actor: Actor, _: Over) -> None:
+        self.actors.pop(actor.name, None)
+        self._on_over(actor)
+
+    def _signal(self, actor: Actor, number: int) -> None:
+        if actor.worker is not None:
+            self.launcher(actor.preload).signal(actor.worker.number, number)
+
+    # Processes
+
+    def launcher(self, preload: tuple[str, ...]) -> Launcher:
+        """The forkserver with these modules, started if it is not there."""
+        launcher = self._launchers.get(preload)
+        if launcher is None or launcher.lost:
+            if launcher is not None:
+                launcher.close()
+            launcher = Launcher(preload, self._directory, self.reactor, self._hear_launcher)
+            self._launchers[preload] = launcher
+        return launcher
+
+    def _hear_launcher(self, word: str, number: int, value: object) -> None:
+        worker = self.workers.get(number)
+        if worker is None:
+            return
+        if word == "born":
+            assert isinstance(value, int)
+            worker.pid = value
+            return
+        self.receive()  # what it sent before it died
+        if word == "gone":
+            assert isinstance(value, int)
+            kills = out_of_memory_kills()
+            how = describe_status(value, out_of_memory=kills > self._memory_kills)
+            self._memory_kills = kills
+        else:
+            how = str(value) if word == "stillborn" else "SIGKILL (with the forkserver, its parent)"
+        self.reactor.unregister(worker.output)
+        gone = WorkerGone(worker.incarnation, worker.exit(how))
+        del self.workers[number], self._by_identity[worker.identity]
+        worker.actor.worker = None
+        self.book.part(number)
+        worker.close()
+        self.tell(worker.actor, gone)
+        self.reactor.tick_soon()
+
+    def _log_output(self, worker: Worker) -> None:
+        lines = worker.read_output()
+        if lines is None:
+            self.reactor.unregister(worker.output)
+            return
+        for line in lines:
+            output_logger.info("%s: %s", worker.actor.name, line)
+
+    # Messages
+
+    def receive(self) -> bool:
+        """Handles all that has come, for the socket tells of news only once. False if nothing."""
+        heard = False
+        while not self._closed and int(self._router.get(EVENTS)) & POLLIN:
+            worker = self._by_identity.get(self._router.recv(NOBLOCK))
+            data = self._router.recv(NOBLOCK)
+            heard = True
+            if worker is None:
+                self.stale += 1
+                continue
+            self._hear_worker(worker, pickle.loads(data))
+        if heard:
+            self._handle_events()
+        return heard
+
+    def _hear_worker(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        actor, kind = worker.actor, message[0]
+        if kind == Kind.ANSWER:
+            _, number, outcome, blob, released, retired = message
+            payload = self._take_in(worker, blob, released, retired)
+            self._happened(actor, Answered(worker.incarnation, number, (Outcome(outcome), payload)))
+        elif kind == Kind.HELLO:
+            worker.connected = True
+            self._happened(actor, WorkerUp(worker.incarnation))
+        elif kind == Kind.CONSTRUCTED:
+            self._happened(actor, Constructed(worker.incarnation))
+        elif kind == Kind.CONSTRUCTION_FAILED:
+            _, key, blob, released, retired = message
+            payload = self._take_in(worker, blob, released, retired)
+            event = ConstructionFailed(
+                worker.incarnation, key, lambda: _construction_error(actor.name, payload)
+            )
+            self._happened(actor, event)
+
+    def _happened(self, actor: Actor, event: Event) -> None:
+        """As `tell`, but handled only when every message has been read."""
+        self._events.append((actor, event))
+
+    def _take_in(
+        self, worker: Worker, blob: Blob, released: tuple[int, ...], retired: tuple[int, ...]
+    ) -> Payload:
+        if released or retired:
+            self.book.returned(worker.partner, released, retired)
+        return self.book.receive(worker.partner, blob)
+
+    def _lend_sources(
+        self, worker: Worker, sources: list[tuple[int | str, CallFuture[Any] | StoredObject[Any]]]
+    ) -> tuple[tuple[int | str, Blob], ...]:
+        lent = []
+        for place, source in sources:
+            assert source.payload is not None
+            lent.append((place, self.book.lend(worker.partner, source.payload)))
+        return tuple(lent)
+
+    def _send(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        data = pickle.dumps(message, protocol=5)
+        try:
+            self._router.send(worker.identity, NOBLOCK | SNDMORE)
+            self._router.send(data, NOBLOCK)
+        except zmq.ZMQError as error:
+            # It is dead, and its launcher will say so; anything else must not pass in silence.
+            if error.errno != zmq.EHOSTUNREACH:
+                logger.exception(
+                    "message to actor %r was not sent; it is killed", worker.actor.name
+                )
+                self._signal(worker.actor, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends every process and gives everything back. Called without the lock."""
+        with self.reactor.lock:
+            for launcher in self._launchers.values():
+                launcher.close()
+            for worker in self.workers.values():
+                self.reactor.unregister(worker.output)
+                worker.close()
+            self.workers.clear()
+            self._by_identity.clear()
+            self._closed = True
+        self.reactor.close()
+        self._router.close(0)
+        self._context.term()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self.book.close()
+
+
+def _construction_error(name: str, payload: Payload) -> RuntimeFault:
+    original, kind, message, text = payload.open()
+    error = actor_error(name, CONSTRUCTOR, kind, message)
+    error.__cause__ = remote_cause(original, text)
+    return error
+
+
+def _socket_directory() -> str:
+    """A fresh directory that only this user can enter."""
+    directory = tempfile.mkdtemp(prefix="rl-")
+    if len(directory.encode()) + len("/driver") > LONGEST_PATH:
+        Path(directory).rmdir()
+        directory = tempfile.mkdtemp(prefix="rl-", dir="/tmp")
+    return directory

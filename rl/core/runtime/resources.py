@@ -1,0 +1,75 @@
+"""Who has which share of the machine: a ledger, without clocks or processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from rl.errors import ResourcesUnavailable, UsageError
+
+__all__ = ["ResourceLedger", "available_cpus"]
+
+SLACK = 1e-9
+"""Sums of fractions such as 0.1 + 0.2 may miss the total by rounding."""
+
+
+def available_cpus() -> int:
+    """Cores this process may use; fewer than the machine has in a container or under taskset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class ResourceLedger:
+    """Lends named amounts and takes them back; never lends more than there is."""
+
+    def __init__(self, resources: Mapping[str, float]) -> None:
+        self.total: dict[str, float] = {"cpu": float(available_cpus()), **resources}
+        _check_amounts(self.total, "Runtime(resources=...)")
+        self._lent: dict[str, float] = dict.fromkeys(self.total, 0.0)
+
+    def check(self, request: Mapping[str, float], actor: str) -> None:
+        """Raises `ResourcesUnavailable` for a request that can never be met."""
+        _check_amounts(request, f"actor {actor!r}")
+        lacking = [
+            f"{amount:g} {name}, but there are {self.total.get(name, 0.0):g}"
+            for name, amount in request.items()
+            if amount > self.total.get(name, 0.0) + SLACK
+        ]
+        if lacking:
+            raise ResourcesUnavailable(
+                f"actor {actor!r} asks for {'; and for '.join(lacking)}; it could never start. "
+                "Ask for less, or tell Runtime(resources=...) what the machine has."
+            )
+
+    def lacking(self, request: Mapping[str, float]) -> str | None:
+        """What of the request is not free now, in words; None if all is."""
+        short = [
+            f"{amount:g} {name} (free: {self.free(name):g} of {self.total[name]:g})"
+            for name, amount in request.items()
+            if amount > self.free(name) + SLACK
+        ]
+        return ", ".join(short) or None
+
+    def take(self, request: Mapping[str, float]) -> None:
+        """Lends a request that `lacking` has nothing against."""
+        assert self.lacking(request) is None
+        for name, amount in request.items():
+            self._lent[name] += amount
+
+    def give_back(self, request: Mapping[str, float]) -> None:
+        """Takes back what `take` lent."""
+        for name, amount in request.items():
+            self._lent[name] = max(0.0, self._lent[name] - amount)
+
+    def free(self, name: str) -> float:
+        """How much of one resource is not lent."""
+        return self.total[name] - self._lent[name]
+
+
+def _check_amounts(amounts: Mapping[str, float], where: str) -> None:
+    for name, amount in amounts.items():
+        if not (amount >= 0 and amount < float("inf")):
+            raise UsageError(
+                f"{where}: resource {name!r} is {amount}; it must be a number of 0 or more."
+            )
