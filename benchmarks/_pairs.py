@@ -1,0 +1,89 @@
+"""Runs two programs in turn and compares what they say of themselves, pair by pair.
+
+Machines drift; the ratio of two runs next to each other does not. Each program prints one JSON
+object as its last line. A peer lives in an environment of its own: --peer-python names its Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The flags all comparisons share."""
+    flags = argparse.ArgumentParser(description=description)
+    flags.add_argument("--pairs", type=int, default=5, help="how often each is run")
+    flags.add_argument("--steps", type=int, default=100_000, help="environment steps of one run")
+    flags.add_argument("--peer-python", default=os.environ.get("PEER_PYTHON", ""), metavar="PATH")
+    flags.add_argument("--run", default="", help=argparse.SUPPRESS)
+    flags.add_argument("--seed", type=int, default=1)
+    return flags
+
+
+def commit() -> str:
+    """The commit measured, `+` when files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    head, dirty = (
+        subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
+        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+    )
+    return head + ("+" if dirty else "")
+
+
+def run_once(python: str, script: Path, which: str, seed: int, arguments: Sequence[str]) -> Any:
+    """Runs one side on one thread; returns the object its last line holds."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [python, str(script), "--run", which, "--seed", str(seed), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{which} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def compare(question: str, script: Path, flags: argparse.Namespace, *, peer: str) -> None:
+    """Prints one JSON line: medians, spreads and the ratio ours / peer, with the returns."""
+    sides: dict[str, list[Any]] = {"ours": [], peer: []}
+    pythons = {"ours": sys.executable, peer: flags.peer_python}
+    arguments = ["--steps", str(flags.steps)]
+    for pair in range(flags.pairs):
+        for which, found in sides.items():
+            if pythons[which]:
+                found.append(run_once(pythons[which], script, which, flags.seed + pair, arguments))
+                print(json.dumps({"pair": pair, "side": which, **found[-1]}), file=sys.stderr)
+    report: dict[str, Any] = {
+        "question": question,
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "pairs": flags.pairs,
+    }
+    for which, found in sides.items():
+        if found:
+            speeds = [entry["steps_per_second"] for entry in found]
+            report[which] = {
+                "steps_per_second": round(statistics.median(speeds)),
+                "range": [round(min(speeds)), round(max(speeds))],
+                "returns": [round(entry["return"], 1) for entry in found],
+                "version": found[0]["version"],
+            }
+        else:
+            report[which] = "absent: give --peer-python the Python of an environment that has it"
+    if all(sides.values()):
+        ratios = [
+            mine["steps_per_second"] / theirs["steps_per_second"]
+            for mine, theirs in zip(*sides.values(), strict=True)
+        ]
+        report["ratio"] = round(statistics.median(ratios), 2)
+        report["ratio_range"] = [round(min(ratios), 2), round(max(ratios), 2)]
+    print(json.dumps(report))

@@ -1,0 +1,80 @@
+"""How many environment steps a second does PPO learn from on CartPole-v1, beside Stable-Baselines3?
+
+8 environments x 128 steps, 4 epochs x 4 minibatches of 256, two hidden layers of 64, one thread,
+the other settings equal. Import and set-up are not counted. The peer's Python: `python -m venv
+PATH`, then `PATH/bin/pip install torch==2.13.0 stable-baselines3`.
+
+    python benchmarks/ppo_cartpole.py --peer-python PATH/bin/python
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+LENGTH, ENVIRONMENTS, EPOCHS, MINIBATCH = 128, 8, 4, 256
+
+
+def ours(steps: int, seed: int) -> dict[str, object]:
+    """Trains with this package, as `learn` does."""
+    import rl
+
+    config = rl.PPOConfig(
+        env="CartPole-v1",
+        seed=seed,
+        total_steps=steps,
+        rollout_length=LENGTH,
+        num_epochs=EPOCHS,
+        minibatch_size=MINIBATCH,
+    ).with_env_runners(envs_per_runner=ENVIRONMENTS)
+    with config.build() as algorithm:
+        began = time.perf_counter()
+        result = algorithm.learn()
+        seconds = time.perf_counter() - began
+    return _report(result.env_steps, seconds, result.episode_return_mean, rl.__version__)
+
+
+def sb3(steps: int, seed: int) -> dict[str, object]:
+    """Trains with Stable-Baselines3."""
+    import stable_baselines3
+    import torch
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(1)
+    environments = make_vec_env("CartPole-v1", ENVIRONMENTS, seed=seed)
+    model = stable_baselines3.PPO(
+        "MlpPolicy",
+        environments,
+        n_steps=LENGTH,
+        batch_size=MINIBATCH,
+        n_epochs=EPOCHS,
+        seed=seed,
+        device="cpu",
+    )
+    began = time.perf_counter()
+    model.learn(steps)
+    seconds = time.perf_counter() - began
+    recent = [episode["r"] for episode in model.ep_info_buffer]
+    mean = sum(recent) / len(recent)
+    return _report(model.num_timesteps, seconds, mean, stable_baselines3.__version__)
+
+
+def _report(steps: int, seconds: float, mean: float, version: str) -> dict[str, object]:
+    return {"steps_per_second": steps / seconds, "return": mean, "version": version}
+
+
+def main() -> None:
+    """Compares, or runs one side when asked to by the comparison."""
+    import _pairs
+
+    flags = _pairs.parser(__doc__).parse_args()
+    if flags.run:
+        side = {"ours": ours, "sb3": sb3}[flags.run]
+        print(json.dumps(side(flags.steps, flags.seed)))
+    else:
+        _pairs.compare("PPO CartPole-v1, steps/s", Path(__file__), flags, peer="sb3")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""Algorithm: the driver. It owns runtime, groups and counters; a subclass owns the order of things.
+
+A subclass says which learner it has (`make_learner`) and what one iteration is (`training_step`);
+everything else here is called, and calls nothing back.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Self
+
+import gymnasium
+
+from rl.algorithms import snapshot
+from rl.algorithms.registry import read_config
+from rl.core.data.rollout import Episode, Rollout
+from rl.core.learning.learner import ConfigT, Learner, Metrics
+from rl.core.learning.learner_group import LearnerGroup
+from rl.core.models.policy import Policy
+from rl.core.models.torch_actor import actor_factory
+from rl.core.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from rl.core.records.checkpoint_store import CheckpointStore
+from rl.core.records.episodes import EpisodeWindow
+from rl.core.runtime import Runtime
+from rl.env_runners.environments import EnvironmentFactory, describe_env
+from rl.env_runners.evaluation import Evaluation, evaluate_policy
+from rl.env_runners.group import EnvRunnerGroup
+from rl.errors import CheckpointError, UsageError
+
+__all__ = ["Algorithm", "TrainResult"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What an iteration, or a stretch of them, came to."""
+
+    env_steps: int
+    """Environment steps of the run so far, all environments together."""
+    total_steps: int
+    """The budget."""
+    iteration: int
+    """Calls of `training_step` so far."""
+    episode_return_mean: float
+    """Over the last `metrics.window` training episodes; nan before the first has ended."""
+    episode_length_mean: float
+    steps_per_second: float
+    """Of the last iteration."""
+    metrics: Metrics
+    """Scalars by their public name."""
+    episodes: tuple[tuple[int, Episode], ...] = ()
+    """Training episodes that ended in it, each with the run's environment step at that moment."""
+
+
+class Algorithm(ABC, Generic[ConfigT]):
+    """Base of the algorithms. Close it, or use it as a context manager."""
+
+    def __init__(self, config: ConfigT) -> None:
+        """Makes the learner and the runners.
+
+        Raises:
+            ConfigError: Settings do not fit together.
+            UsageError: The environment does not exist or does not suit the algorithm.
+            EnvironmentFault: Its constructor raised.
+        """
+        self.config = config.checked()
+        self.spaces = describe_env(config)
+        self.env_steps = 0
+        self.iteration = 0
+        self.window = EpisodeWindow(config.metrics.window)
+        self.learners = LearnerGroup(self.make_learner, config.learners.threads)
+        self.runtime = Runtime("inline")
+        self.env_runners = EnvRunnerGroup(self.runtime, config, actor_factory(self.learners.module))
+        self.publish_weights()
+        self._budget: int | None = None
+        self._steps_at_start = 0
+        self._episodes: list[tuple[int, Episode]] = []
+        self._seconds = {"sample": 0.0, "learn": 0.0}
+        self._trained_s = 0.0
+        self.best_return: float | None = None  # of the best evaluation so far
+
+    @abstractmethod
+    def make_learner(self) -> Learner[ConfigT]:
+        """Builds the learner of `self.config` and `self.spaces`."""
+
+    @abstractmethod
+    def training_step(self) -> Metrics:
+        """One iteration: samples, learns, publishes weights. Returns the learner's metrics."""
+
+    # -- what a training_step is made of ---------------------------------------------------------
+
+    def fragment_length(self, rollout_length: int) -> int:
+        """T of the next fragments: `rollout_length`, or less where the budget ends before.
+
+        Whole fragments are kept as long as the budget is overshot by less than one; only several
+        runners can overshoot by more, and then all of them stop earlier.
+        """
+        if self._budget is None:
+            return rollout_length
+        width, fragment = (
+            self.config.num_environments,
+            rollout_length * self.config.env_runners.envs_per_runner,
+        )
+        left = self._budget - self.env_steps
+        longest = max((left + fragment - 1) // width, math.ceil(left / width))
+        return max(1, min(rollout_length, longest))
+
+    def sample(self, length: int) -> list[Rollout]:
+        """A rollout of `length` steps per environment from every runner, counted and recorded."""
+        began = time.perf_counter()
+        rollouts = self.env_runners.sample(length)
+        self._seconds["sample"] += time.perf_counter() - began
+        before = self.env_steps
+        ended = [
+            (before + (episode.step + 1) * self.config.num_environments, episode)
+            for rollout in rollouts
+            for episode in rollout.episodes
+        ]
+        for at, episode in sorted(ended, key=lambda entry: entry[0]):  # stable: runner order within
+            self.window.add(episode.episode_return, episode.length, episode.success)
+            self._episodes.append((at, episode))
+        self.env_steps += sum(rollout.num_steps for rollout in rollouts)
+        return rollouts
+
+    def learn_from(self, rollouts: Sequence[Rollout]) -> Metrics:
+        """One `Learner.update`; schedules stand where they stood when the iteration began."""
+        began = time.perf_counter()
+        metrics = self.learners.update(rollouts, self._steps_at_start)
+        self._seconds["learn"] += time.perf_counter() - began
+        return metrics
+
+    def publish_weights(self) -> None:
+        """Hands the newest weights to every runner."""
+        self.env_runners.set_weights(self.learners.get_weights())
+
+    # -- what users call -------------------------------------------------------------------------
+
+    def train(self) -> TrainResult:
+        """One iteration."""
+        began, steps_before = time.perf_counter(), self.env_steps
+        self._steps_at_start = steps_before
+        self._episodes = []
+        self._seconds = {"sample": 0.0, "learn": 0.0}
+        metrics = self.training_step()
+        self.iteration += 1
+        elapsed = time.perf_counter() - began
+        self._trained_s += elapsed
+        metrics = metrics | self.window.metrics() | self._timing(elapsed, steps_before)
+        return self._result(metrics, elapsed, steps_before)
+
+    def learn(self, total_steps: int | None = None) -> TrainResult:
+        """Trains until the run has taken `total_steps` environment steps (default: the config's).
+
+        The budget is met exactly, or overshot by less than one fragment. Schedules always span the
+        config's `total_steps`. Returns the last iteration's result; raises `UsageError` when the
+        budget is spent.
+        """
+        budget = self.config.total_steps if total_steps is None else total_steps
+        if self.env_steps >= budget:
+            raise UsageError(
+                f"total_steps {budget}: the run has already taken {self.env_steps}; ask for more"
+            )
+        while True:
+            result = self.train_within(budget)
+            if self.env_steps >= budget:
+                return result
+
+    def train_within(self, budget: int) -> TrainResult:
+        """One iteration, shortened where the budget ends."""
+        self._budget = budget
+        try:
+            return self.train()
+        finally:
+            self._budget = None
+
+    def evaluate(self, num_episodes: int | None = None, seed: int | None = None) -> Evaluation:
+        """Plays whole episodes greedily, in environments of its own; training is not disturbed.
+
+        Args:
+            num_episodes: By default `evaluation.num_episodes` of the config.
+            seed: Of the episodes; by default the config's, so that evaluations compare like with
+            like.
+        """
+        return evaluate_policy(
+            self.policy,
+            EnvironmentFactory.of(self.config),
+            self.config.evaluation.num_episodes if num_episodes is None else num_episodes,
+            self.config.seed if seed is None else seed,
+            env_steps=self.env_steps,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """A copy of what acts now; later training does not change it."""
+        return Policy(self.learners.module, self.config.seed)
+
+    def close(self) -> None:
+        """Closes environments and ends every actor."""
+        try:
+            self.env_runners.close()
+        finally:
+            self.runtime.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a complete checkpoint. Raises `UsageError` if one is there, or `StorageError`."""
+        files, meta = self.checkpoint_files()
+        write_checkpoint(Path(path), files, meta)
+        return Path(path)
+
+    def save_to(self, store: CheckpointStore) -> Path:
+        """Writes the next checkpoint of a run."""
+        files, meta = self.checkpoint_files()
+        return store.save(self.env_steps, files, meta)
+
+    def checkpoint_files(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The files of a checkpoint by name, and what its manifest says of it."""
+        return snapshot.files_of(
+            self.config,
+            self.policy,
+            self.learners.get_state(),
+            self.env_runners.get_states(),
+            {
+                "env_steps": self.env_steps,
+                "iteration": self.iteration,
+                "trained_s": self._trained_s,
+                "window": self.window.state(),
+                "best_return": self.best_return,
+            },
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Goes on from a checkpoint of the same config.
+
+        Returns:
+            Environment steps of unfinished episodes that could not be played again; 0 means the run
+            goes on as if it had never stopped.
+        """
+        try:
+            counters: Any = checkpoint.json("counters.json")
+            self.learners.set_state(snapshot.learner_state(checkpoint))
+            lost = self.env_runners.set_states(snapshot.runner_states(checkpoint))
+            self.env_steps = int(counters["env_steps"])
+            self.iteration = int(counters["iteration"])
+            self._trained_s = float(counters["trained_s"])
+            self.window.load_state(counters["window"])
+            best = counters["best_return"]
+            self.best_return = None if best is None else float(best)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{checkpoint.path}: does not hold a run of this config: {error!r}"
+            ) from error
+        self.env_runners.set_weights(self.learners.get_weights(again=True))
+        return lost
+
+    @staticmethod
+    def load(
+        path: str | Path, env: Callable[..., gymnasium.Env[Any, Any]] | str | None = None
+    ) -> Algorithm[Any]:
+        """Builds the algorithm of a checkpoint, or of a run's newest, and goes on from there.
+
+        Args:
+            path: A checkpoint, or a run directory.
+            env: In place of the environment it was trained in; needed where that was a callable.
+
+        Raises:
+            CheckpointError: It is damaged, foreign or newer than this version.
+            UsageError: Its environment was a callable, and `env` is missing.
+        """
+        directory = Path(path)
+        latest = directory / "checkpoints" / "latest"
+        checkpoint = read_checkpoint(latest.resolve() if latest.exists() else directory)
+        config = read_config(checkpoint.text("config.yaml"), str(checkpoint.path / "config.yaml"))
+        if env is not None:
+            config = replace(config, env=env)
+        elif checkpoint.meta.get("env_is_callable"):
+            raise UsageError(
+                f"{checkpoint.path}: its environment was the callable {config.env_id}, which no"
+                " file can hold; give it again, Algorithm.load(path, env=...)"
+            )
+        algorithm: Algorithm[Any] = config.build()
+        try:
+            algorithm.restore(checkpoint)
+        except BaseException:
+            algorithm.close()
+            raise
+        return algorithm
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def _timing(self, elapsed: float, steps_before: int) -> Metrics:
+        steps = self.env_steps - steps_before
+        sampled, learnt = self._seconds["sample"], self._seconds["learn"]
+        return {
+            "time/fps": steps / elapsed,
+            "time/iterations": float(self.iteration),
+            "time/time_elapsed": self._trained_s,
+            "time/total_timesteps": float(self.env_steps),
+            "perf/sample_fps": steps / sampled if sampled else 0.0,
+            "perf/learner_fps": steps / learnt if learnt else 0.0,
+            "perf/sample_share": sampled / elapsed,
+            "perf/learn_share": learnt / elapsed,
+            "perf/wait_share": max(0.0, 1 - (sampled + learnt) / elapsed),
+        } | self.env_runners.health()
+
+    def _result(self, metrics: Metrics, elapsed: float, steps_before: int) -> TrainResult:
+        return TrainResult(
+            env_steps=self.env_steps,
+            total_steps=self._budget or self.config.total_steps,
+            iteration=self.iteration,
+            episode_return_mean=self.window.return_mean,
+            episode_length_mean=self.window.length_mean,
+            steps_per_second=(self.env_steps - steps_before) / elapsed,
+            metrics=metrics,
+            episodes=tuple(self._episodes),
+        )

@@ -1,0 +1,270 @@
+"""Proximal policy optimization with a clipped surrogate (Schulman et al. 2017, arXiv:1707.06347).
+
+With the details Huang et al. 2022 ("The 37 implementation details of PPO") found to matter:
+orthogonal initialisation, advantages normalised per minibatch, gradients clipped by their global
+norm, Adam epsilon 1e-5.
+
+Read down: the order of sampling and learning, one update, the loss, its terms as pure functions.
+The settings stand in `rl/configs/ppo.py`. Shapes: T steps per rollout, B environments, N = T * B
+samples, M a minibatch, K episode ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+
+from rl.algorithms.algorithm import Algorithm
+from rl.configs.ppo import PPOConfig
+from rl.core.data.batch import TensorBatch
+from rl.core.data.returns import explained_variance, generalized_advantages, successor_values
+from rl.core.data.rollout import Rollout
+from rl.core.data.spaces import Spaces
+from rl.core.data.tree import first_leaf, tree_map
+from rl.core.learning.learner import Averages, Learner, Metrics
+from rl.core.learning.schedules import linear
+from rl.core.models.modules import ActorCritic, TensorTree
+from rl.core.models.spec import NetworkSpec
+
+__all__ = [
+    "PPO",
+    "PPOBatch",
+    "PPOConfig",
+    "PPOLearner",
+    "adapted_kl_coef",
+    "clipped_surrogate",
+    "clipped_value_error",
+    "kl_estimates",
+    "normalized",
+]
+
+VALUE_ROWS = 256
+"""Rows valued at once: bounds the memory of convolutions over a whole rollout."""
+
+
+class PPO(Algorithm[PPOConfig]):
+    """Samples with the newest weights, learns from the sample once, hands the weights back."""
+
+    def make_learner(self) -> PPOLearner:
+        return PPOLearner(self.config, self.spaces, self.config.num_environments)
+
+    def training_step(self) -> Metrics:
+        length = self.fragment_length(self.config.rollout_length)
+        rollouts = self.sample(length)  # one [T, B] from each runner
+        metrics = self.learn_from(rollouts)
+        self.publish_weights()
+        return metrics
+
+
+@dataclass(frozen=True)
+class PPOBatch(TensorBatch):
+    """Scored steps, side by side."""
+
+    observations: TensorTree  # [N, *obs]
+    actions: Tensor  # [N, *act]
+    log_probs: Tensor  # [N] under the policy that sampled
+    advantages: Tensor  # [N]
+    value_targets: Tensor  # [N]
+    values: Tensor  # [N] before the update
+
+
+class PPOLearner(Learner[PPOConfig]):
+    """Several epochs of minibatch steps on the clipped objective."""
+
+    def __init__(self, config: PPOConfig, spaces: Spaces, num_environments: int) -> None:
+        self.adam_epsilon = config.adam_epsilon
+        super().__init__(config, spaces, num_environments)
+        self.kl_coef = torch.tensor(config.kl_coef, dtype=torch.float64)
+
+    @staticmethod
+    def make_module(config: PPOConfig, spaces: Spaces) -> ActorCritic:
+        return ActorCritic(
+            NetworkSpec(
+                spaces.observation,
+                spaces.action,
+                config.hidden_sizes,
+                config.activation,
+                config.shared_torso,
+                config.normalize_observations,
+                config.orthogonal_init,
+                config.log_std_init,
+            )
+        )
+
+    module: ActorCritic
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return super().extra_state() | {"kl_coef": self.kl_coef}
+
+    def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
+        config = self.config
+        learning_rate = self.set_learning_rate(env_steps)
+        clip_range = linear(
+            config.clip_range, config.clip_range_final, env_steps, config.total_steps
+        )
+        batch = self.prepare(Rollout.concatenate(rollouts))
+        averages = Averages()
+        stop = False
+        for _ in range(config.num_epochs):
+            for minibatch in batch.shuffled(self.generator).minibatches(config.minibatch_size):
+                loss, terms = self.loss(minibatch, clip_range)
+                # Measured before stepping: a step that starts too far away is not taken.
+                if config.target_kl is not None and terms["approx_kl"] > 1.5 * config.target_kl:
+                    stop = True
+                    break
+                averages.add(loss=loss, **terms, grad_norm=self.apply_gradients(loss))
+            if stop:
+                break
+        metrics = {f"train/{name}": value for name, value in averages.result().items()}
+        if config.kl_target is not None and metrics:
+            kl = metrics["train/approx_kl"]
+            self.kl_coef.fill_(adapted_kl_coef(float(self.kl_coef), kl, config.kl_target))
+        self.observe(batch.observations)
+        return metrics | self._report(batch, learning_rate, clip_range)
+
+    def _report(self, batch: PPOBatch, learning_rate: float, clip_range: float) -> Metrics:
+        metrics = {
+            "train/learning_rate": learning_rate,
+            "train/clip_range": clip_range,
+            "train/explained_variance": float(
+                explained_variance(batch.values, batch.value_targets)
+            ),
+        }
+        if self.module.log_std is not None:
+            metrics["train/std"] = float(self.module.log_std.detach().exp().mean())
+        if self.config.kl_coef > 0:
+            metrics["train/kl_coef"] = float(self.kl_coef)
+        return metrics
+
+    @torch.no_grad()
+    def prepare(self, rollout: Rollout) -> PPOBatch:
+        """Scores every step of the rollout [T, B], then lays the steps side by side [N]."""
+        observations = self.tensors(rollout.observations)
+        actions = self.tensor(rollout.actions)
+        log_probs = self.tensor(rollout.extras["log_prob"])
+        terminated = self.tensor(rollout.terminated)
+        done = self.tensor(rollout.terminated | rollout.truncated)
+
+        values = self._values(observations)
+        final_values = self._values(self.tensors(rollout.final_observations))
+        next_values = successor_values(values, final_values, self.tensor(rollout.final_steps))
+        values = values[:-1]
+        advantages = generalized_advantages(
+            self.rewards(rollout),
+            values,
+            next_values,
+            terminated,
+            done,
+            self.config.gamma,
+            self.config.gae_lambda,
+        )
+        batch = PPOBatch(
+            tree_map(lambda o: o[:-1].flatten(0, 1), observations),
+            actions.flatten(0, 1),
+            log_probs.flatten(),
+            advantages.flatten(),
+            (advantages + values).flatten(),
+            values.flatten(),
+        )
+        if rollout.valid is None:
+            return batch
+        return batch.take(self.tensor(rollout.valid).flatten().nonzero().squeeze(-1))
+
+    def _values(self, observations: TensorTree) -> Tensor:
+        """V of observations [T+1, B, *obs] or [K, *obs], a few rows at a time."""
+        pieces = tree_map(lambda o: torch.split(o, VALUE_ROWS), observations)
+        count = len(first_leaf(pieces))
+        parts = [tree_map(itemgetter(index), pieces) for index in range(count)]
+        return torch.cat([self.module.value(part) for part in parts])
+
+    def loss(self, batch: PPOBatch, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of the paper (eq. 9) with its sign turned, on a minibatch of M samples.
+
+        Returns:
+            The loss, a scalar, and its terms under their public names.
+        """
+        config = self.config
+        policy, values = self.module(batch.observations)
+        log_ratio = policy.log_prob(batch.actions) - batch.log_probs
+        ratio = log_ratio.exp()  # 1 on the first minibatch of the first epoch
+        advantages = batch.advantages
+        if config.normalize_advantages:
+            advantages = normalized(advantages)
+        objective = clipped_surrogate(ratio, advantages, clip_range, config.dual_clip)
+        errors = clipped_value_error(
+            values, batch.values, batch.value_targets, config.value_clip_range
+        )
+        policy_loss, value_loss = -objective.mean(), errors.mean()
+        loss = policy_loss + config.value_coef * value_loss
+        with torch.set_grad_enabled(config.entropy_coef > 0):  # else only reported
+            entropy = policy.entropy().mean()
+        if config.entropy_coef > 0:
+            loss = loss - config.entropy_coef * entropy
+        with torch.set_grad_enabled(config.kl_coef > 0):
+            kl = kl_estimates(log_ratio)[2].mean()
+        if config.kl_coef > 0:
+            loss = loss + float(self.kl_coef) * kl
+        with torch.no_grad():
+            clipped = ((ratio - 1).abs() > clip_range).to(torch.float32).mean()
+        return loss, {
+            "policy_gradient_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy_loss": -entropy,
+            "approx_kl": kl,
+            "clip_fraction": clipped,
+        }
+
+
+def clipped_surrogate(
+    ratio: Tensor, advantages: Tensor, clip_range: float, dual_clip: float | None = None
+) -> Tensor:
+    """min(r A, clip(r, 1 - e, 1 + e) A), eq. 7 of the paper, to be maximised; [M].
+
+    With `dual_clip` c > 1 (Ye et al. 2020, arXiv:1912.09729, eq. 5) it is no less than c A where A
+    < 0: an action that was bad and became very likely pulls no harder than that.
+    """
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    objective = torch.minimum(ratio * advantages, clipped * advantages)
+    if dual_clip is None:
+        return objective
+    bounded = torch.maximum(objective, dual_clip * advantages)
+    return torch.where(advantages < 0, bounded, objective)
+
+
+def clipped_value_error(
+    values: Tensor, old_values: Tensor, targets: Tensor, clip_range: float | None
+) -> Tensor:
+    """(V - R)^2, or the error of a value kept within `clip_range` of the old if larger; [M]."""
+    error = (values - targets).square()
+    if clip_range is None:
+        return error
+    kept = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    return torch.maximum(error, (kept - targets).square())
+
+
+def normalized(advantages: Tensor) -> Tensor:
+    """(A - mean) / (std + 1e-8) over the minibatch; a single sample is left as it is."""
+    if advantages.numel() < 2:
+        return advantages
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
+def kl_estimates(log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k1, k2, k3 of KL(old || new) per sample of the old policy; log_ratio = log new - log old.
+
+    k1 = -log r is unbiased but may be negative, k2 = (log r)^2 / 2 is biased and positive, k3 = r -
+    1 - log r is both unbiased and never negative (Schulman 2020, "Approximating KL divergence"); k3
+    is what is reported.
+    """
+    return -log_ratio, 0.5 * log_ratio.square(), log_ratio.exp() - 1 - log_ratio
+
+
+def adapted_kl_coef(coefficient: float, kl: float, target: float) -> float:
+    """Halved below target / 1.5, doubled above 1.5 target (section 4 of the paper)."""
+    if kl < target / 1.5:
+        return coefficient / 2
+    return coefficient * 2 if kl > 1.5 * target else coefficient

@@ -1,0 +1,129 @@
+"""What a checkpoint of an algorithm holds, as files, and back again.
+
+config.yaml                       every setting
+counters.json                     steps, iterations, the window of episodes
+policy/policy.json, weights       the module: what acts, loadable on its own
+learner.safetensors               optimizer, generator, what else learning needs
+runners.json, runners.safetensors where each environment stands: its episode and the actions
+since
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rl.configs.algorithm_config import AlgorithmConfig
+from rl.configs.yaml_io import to_yaml
+from rl.core.data.tree import Array
+from rl.core.models.policy import Policy
+from rl.core.records.checkpoint import Checkpoint
+from rl.env_runners.env_runner import RunnerState
+from rl.env_runners.lane import LaneState
+
+__all__ = ["files_of", "learner_state", "portable", "runner_states"]
+
+ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
+POLICY_WEIGHTS = "policy/weights.safetensors"
+MODULE = "module."
+
+
+def portable(config: ConfigT) -> ConfigT:
+    """The config as a file can hold it: an environment that is a callable is only named."""
+    return config if isinstance(config.env, str) else replace(config, env=config.env_id)
+
+
+def files_of(
+    config: AlgorithmConfig,
+    policy: Policy,
+    learner: Mapping[str, Array],
+    runners: Sequence[RunnerState],
+    counters: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Files by name and the manifest's words, as `write_checkpoint` takes them."""
+    heads, arrays = _runner_files(runners)
+    files: dict[str, Any] = {
+        "config.yaml": to_yaml(portable(config)).encode(),
+        "counters.json": _json(counters),
+        "learner.safetensors": {k: v for k, v in learner.items() if not k.startswith(MODULE)},
+        "runners.json": _json(heads),
+        "runners.safetensors": arrays,
+    }
+    files |= {f"policy/{name}": content for name, content in policy.files().items()}
+    forgotten = [
+        f"runner {runner}, environment {b}"
+        for runner, state in enumerate(runners)
+        for b, lane in enumerate(state.lanes)
+        if lane.actions is None
+    ]
+    meta: dict[str, Any] = {
+        "algorithm": config.reference(),
+        "env": config.env_id,
+        "env_is_callable": not isinstance(config.env, str),
+        "env_steps": counters["env_steps"],
+        "exact_resume": not forgotten,
+    }
+    if forgotten:
+        meta["exact_resume_why"] = f"too long an episode to play again: {', '.join(forgotten)}"
+    return files, meta
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False).encode()
+
+
+def _runner_files(runners: Sequence[RunnerState]) -> tuple[list[Any], dict[str, Array]]:
+    heads: list[Any] = []
+    arrays: dict[str, Array] = {}
+    for runner, state in enumerate(runners):
+        lanes = []
+        for b, lane in enumerate(state.lanes):
+            at = f"{runner}/{b}"
+            if lane.actions is not None:
+                arrays[f"{at}/actions"] = lane.actions
+            for index, leaf in enumerate(lane.observation):
+                arrays[f"{at}/observation/{index}"] = np.asarray(leaf)
+            lanes.append(
+                {
+                    "episode": lane.episode,
+                    "return": lane.episode_return,
+                    "replayable": lane.actions is not None,
+                    "leaves": len(lane.observation),
+                }
+            )
+        heads.append({"fragment": state.fragment, "lanes": lanes})
+    return heads, arrays
+
+
+def learner_state(checkpoint: Checkpoint) -> dict[str, Array]:
+    """The state of the learner, its module taken from the policy."""
+    policy = checkpoint.arrays(POLICY_WEIGHTS)
+    return {
+        **checkpoint.arrays("learner.safetensors"),
+        **{MODULE + k: v for k, v in policy.items()},
+    }
+
+
+def runner_states(checkpoint: Checkpoint) -> list[RunnerState]:
+    """The states of the runners, in their order."""
+    heads: Any = checkpoint.json("runners.json")
+    arrays = checkpoint.arrays("runners.safetensors")
+    return [
+        RunnerState(
+            int(head["fragment"]),
+            tuple(
+                LaneState(
+                    int(lane["episode"]),
+                    arrays[f"{runner}/{b}/actions"] if lane["replayable"] else None,
+                    float(lane["return"]),
+                    [arrays[f"{runner}/{b}/observation/{i}"] for i in range(int(lane["leaves"]))],
+                )
+                for b, lane in enumerate(head["lanes"])
+            ),
+        )
+        for runner, head in enumerate(heads)
+    ]

@@ -1,0 +1,1 @@
+"""The commands `train` and `rl`: thin; each imports what it needs when it runs."""

@@ -1,0 +1,170 @@
+"""`train`: settles the settings and the environment before anything is written, then trains."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rl.algorithms.registry import algorithm_names, load_config
+from rl.cli.flags import CommandLine, Flag, parse
+from rl.cli.settings import Sources, as_source, changed_names, config_from, sources_for
+from rl.configs.algorithm_config import AlgorithmConfig
+from rl.configs.yaml_io import to_yaml
+from rl.errors import ConfigError, UsageError
+
+__all__ = ["main"]
+
+DESCRIPTION = (
+    "Trains an algorithm on an environment. Settings are taken from the defaults, then the preset"
+    " of the environment, then --config, then flags; the defaults shown here hold the others."
+)
+
+
+def _options() -> list[Flag]:
+    names = ", ".join(algorithm_names())
+    return [
+        Flag("algo", f"Algorithm: {names}, or package.module:Class. (default: ppo)", "NAME"),
+        Flag("config", "File of settings, such as the config.yaml of an earlier run.", "FILE"),
+        Flag("preset", "Tuned settings to start from; by itself the environment's own.", "ENV"),
+        Flag(
+            "no_preset", "Start from the defaults instead of a preset.", default=False, paired=False
+        ),
+        Flag("resume", "Directory of a run to continue; --total-steps may be raised.", "RUN"),
+        Flag("run_dir", "Directory of the new run. (default: a new one in runs/)", "DIR"),
+    ]
+
+
+def _first_look(options: Sequence[Flag], arguments: Sequence[str]) -> CommandLine:
+    """Reads the options that decide which settings there are; all else is judged later."""
+    looked = [*options, Flag("env", "", default=())]
+    return parse("train", "", looked, arguments, add_help=False)
+
+
+def _refuse_beside_resume(line: CommandLine) -> None:
+    for option in ("algo", "config", "preset", "no_preset", "run_dir", "env"):
+        if option in line.values:
+            raise UsageError(
+                f"{line.written(option)} cannot stand beside --resume: the run goes on with its own"
+                f" settings; leave it out, or start a new run with"
+                f" --config {line.text('resume')}/config.yaml"
+            )
+
+
+def _resumed(
+    run: str, options: Sequence[Flag], arguments: Sequence[str], look: CommandLine
+) -> AlgorithmConfig:
+    """The config of a run, its budget raised if flags say so."""
+    _refuse_beside_resume(look)
+    path = Path(run) / "config.yaml"
+    if not path.is_file():
+        records = importlib.import_module("rl.core.records.run_directory")
+        records.RunDirectory.open(run).close()  # says what is wrong with the path
+    before = load_config(path)
+    sources = Sources(type(before), (as_source(before, str(path)),))
+    after, _ = config_from(sources, options, arguments, "train", DESCRIPTION)
+    changed = [name for name in changed_names(before, after) if name != "total_steps"]
+    if changed:
+        raise UsageError(
+            f"--resume {run}: {', '.join(changed)} cannot change in the middle of a run, which"
+            " would no longer be a function of its config; only --total-steps may; start a new"
+            f" run with --config {path}"
+        )
+    if after.total_steps < before.total_steps:
+        raise UsageError(
+            f"--total-steps {after.total_steps} is less than the {before.total_steps} of {run};"
+            " it can only be raised"
+        )
+    return dataclasses.replace(before, total_steps=after.total_steps)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; raises `RLError`."""
+    options = _options()
+    look = _first_look(options, arguments)
+    run = look.text("resume")
+    if run is not None:
+        config = _resumed(run, options, arguments, look)
+    else:
+        if look.text("preset") and "no_preset" in look.values:
+            raise UsageError("--preset and --no-preset contradict each other; leave one out")
+        sources = sources_for(
+            look.text("algo"),
+            look.text("env"),
+            look.text("config"),
+            look.text("preset"),
+            presets="no_preset" not in look.values,
+        )
+        config, _ = config_from(sources, options, arguments, "train", DESCRIPTION)
+    return _train(config, run, look.text("run_dir"), arguments)
+
+
+def _refuse_finished(run: Path, result: Path, wanted: int) -> None:
+    """Raises before anything is written when a run has nothing left to do."""
+    if not result.exists():
+        return
+    try:
+        done = int(json.loads(result.read_text("utf-8"))["env_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # the checkpoints tell where the run stands
+    if done >= wanted:
+        raise UsageError(
+            f"{run} has taken its {wanted} environment steps; raise the budget with --total-steps"
+            " to go on"
+        )
+
+
+def _absent(path: Path) -> list[Path]:
+    """A path and those above it that do not exist, the deepest first."""
+    return [directory for directory in (path, *path.parents) if not directory.exists()]
+
+
+def _discard(run: Path, made: Sequence[Path]) -> None:
+    """Takes back a new run refused before its first step, and the directories made for it.
+
+    Some mistakes show only once torch is there, such as a device that this machine lacks.
+    """
+    for path in run.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with contextlib.suppress(OSError):  # somebody else has put something there
+        for directory in made:
+            directory.rmdir()
+
+
+def _train(
+    config: AlgorithmConfig, resumed: str | None, run_dir: str | None, arguments: Sequence[str]
+) -> int:
+    """Looks at the environment, makes or opens the run directory, trains."""
+    from rl.cli.console import TerminalReporter
+    from rl.core.records.run_directory import RunDirectory
+    from rl.env_runners.environments import describe_env
+
+    text = to_yaml(config)  # before anything is written
+    describe_env(config)
+    absent = _absent(Path(run_dir or "runs"))
+    if resumed is None:
+        run = RunDirectory.create(run_dir, env=config.env_id, algo=config.label(), seed=config.seed)
+    else:
+        run = RunDirectory.open(resumed)
+    with run:
+        _refuse_finished(run.path, run.result_file, config.total_steps)
+        run.write_config(text)
+        run.write_command(["train", *arguments])
+        run.write_environment()
+        from rl.algorithms.training import Interrupted, train_run
+
+        with TerminalReporter(run.log_file) as reporter:
+            try:
+                train_run(config, run, resume=resumed is not None, reporter=reporter)
+            except Interrupted:
+                reporter.message(f"continue with: train --resume {run.path}")
+                raise
+            except (ConfigError, UsageError):
+                if resumed is None and not reporter.started:
+                    _discard(run.path, absent if run_dir else [run.path, *absent])
+                raise
+    return 0

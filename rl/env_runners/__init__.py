@@ -1,0 +1,1 @@
+"""Collection: environments, the runners that step them, evaluation."""

@@ -1,0 +1,156 @@
+"""EnvRunner: B environments and one copy of the policy; the unit of determinism.
+
+What it samples is a function of (root seed, its index, B, the weights it was given, fragment
+number), on whatever engine it lives. Its inner loop allocates nothing it can avoid, logs nothing
+and talks to nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+from threadpoolctl import ThreadpoolController
+
+from rl.core.data.rollout import Rollout
+from rl.core.data.spaces import ActionLayout, ObservationLayout
+from rl.core.data.tree import Tree, tree_map
+from rl.core.data.weights import Weights
+from rl.core.models.actor import ActorFactory, draw_noise
+from rl.core.seeding import NoiseStream
+from rl.env_runners.fragment import Fragment, arrays_of
+from rl.env_runners.lane import Lane, LaneState
+from rl.errors import UsageError
+
+__all__ = ["EnvRunner", "RunnerState"]
+
+MakeEnvironment = Callable[[], gymnasium.Env[Any, Any]]
+
+
+@dataclass(frozen=True)
+class RunnerState:
+    """Where a runner stands between fragments; small: episodes are replayed, not stored."""
+
+    fragment: int
+    """Number of the next fragment."""
+    lanes: tuple[LaneState, ...]
+
+
+class EnvRunner:
+    """Samples fragments of T steps from B environments with the weights it was last given."""
+
+    def __init__(
+        self,
+        make_environment: MakeEnvironment,
+        name: str,
+        num_environments: int,
+        make_actor: ActorFactory,
+        seed: int,
+        index: int,
+    ) -> None:
+        """Makes the environments and the actor; nothing is reset before the first `sample`.
+
+        Args:
+            make_environment: Called B times; each call makes a new environment.
+            name: What messages call the environment.
+            num_environments: B.
+            make_actor: Makes the copy of the policy.
+            seed: Root seed of the run.
+            index: Of this runner in its group.
+
+        Raises:
+            UsageError: `make_environment` gave the same object twice.
+            EnvironmentFault: A constructor raised.
+        """
+        environments = [make_environment() for _ in range(num_environments)]
+        if len({id(env.unwrapped) for env in environments}) < num_environments:
+            raise UsageError(
+                f"env {name}: the callable returned the same environment twice; every call must"
+                " make a new one, or steps of one would overwrite another's"
+            )
+        self._index = index
+        self._layout = ObservationLayout(environments[0].observation_space)
+        self._actions = ActionLayout(environments[0].action_space)
+        self._lanes = [
+            Lane(env, name, (seed, index, place), self._layout, self._actions)
+            for place, env in enumerate(environments)
+        ]
+        self._actor = make_actor()
+        self._noise = NoiseStream(seed, index)
+        self._weights_version = 0
+        self._fragment = 0
+        self._current: Tree | None = None  # [B, *obs], what the next step is chosen from
+        self._began = time.perf_counter()
+        # Bits of a matrix product depend on how many threads compute it.
+        self._blas = ThreadpoolController()
+
+    def set_weights(self, weights: Weights) -> None:
+        """Acts with these from now on."""
+        self._actor.set_weights(weights)
+        self._weights_version = weights.version
+
+    def sample(self, num_steps: int) -> Rollout:
+        """Steps every environment `num_steps` times.
+
+        Returns:
+            A rollout [T, B].
+
+        Raises:
+            EnvironmentFault: An environment raised or broke its contract; the runner is then
+            unusable.
+        """
+        if self._current is None:
+            self._current = self._start()
+        with self._blas.limit(limits=1, user_api="blas"):
+            noise = draw_noise(
+                self._actions, self._noise.fragment(self._fragment), num_steps, len(self._lanes)
+            )
+            layouts = (self._layout, self._actions)
+            fragment = Fragment(self._lanes, self._actor, layouts, noise, self._current)
+            rollout = fragment.run(self._began, self._index, self._fragment, self._weights_version)
+        self._current = tree_map(lambda leaf: leaf[-1].copy(), rollout.observations)
+        self._fragment += 1
+        return rollout
+
+    def _start(self) -> Tree:
+        # One after the other: environments may share the array they answer in.
+        return self._side_by_side(lane.reset() for lane in self._lanes)
+
+    def _side_by_side(self, leaves: Iterable[list[Any]]) -> Tree:
+        rows = self._layout.allocate(len(self._lanes))
+        for b, values in enumerate(leaves):
+            for row, value in zip(arrays_of(rows), values, strict=True):
+                row[b] = value
+        return rows
+
+    def get_state(self) -> RunnerState:
+        """Where it stands; only meaningful between fragments."""
+        if self._current is None:
+            self._current = self._start()
+        rows = arrays_of(self._current)
+        return RunnerState(
+            self._fragment,
+            tuple(
+                lane.state([row[b].copy() for row in rows]) for b, lane in enumerate(self._lanes)
+            ),
+        )
+
+    def set_state(self, state: RunnerState) -> int:
+        """Takes up where a state left off, by playing its unfinished episodes again.
+
+        Returns:
+            How many environment steps could not be restored: of environments that, replayed,
+            arrived somewhere else and so began a fresh episode.
+        """
+        restored = [lane.restore(at) for lane, at in zip(self._lanes, state.lanes, strict=True)]
+        self._current = self._side_by_side([leaves for leaves, _ in restored])
+        self._fragment = state.fragment
+        return sum(lost for _, lost in restored)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for lane in self._lanes:
+            lane.close()

@@ -1,0 +1,193 @@
+"""Environments by id, by `module:Id`, by a registered name or by any callable."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+from gymnasium import error as gymnasium_error
+
+from rl.configs.algorithm_config import AlgorithmConfig
+from rl.core.data.spaces import ActionLayout, ObservationLayout, Spaces
+from rl.env_runners.atari import RawScore, preprocess_atari
+from rl.errors import EnvironmentFault, RLError, UsageError
+
+__all__ = ["EnvironmentFactory", "describe_env", "known_ids", "register_env"]
+
+Environment = gymnasium.Env[Any, Any]
+
+_registered: dict[str, Callable[..., Environment]] = {}
+_made: weakref.WeakValueDictionary[int, Environment] = weakref.WeakValueDictionary()
+"""Environments alive in this process, by identity, to notice one that is handed out twice."""
+
+EXTRAS = (
+    (re.compile(r"^ALE/"), "atari"),
+    (re.compile(r"^(LunarLander|BipedalWalker|CarRacing)"), "box2d"),
+    (
+        re.compile(r"^(HalfCheetah|Hopper|Walker2d|Ant|Humanoid|Swimmer|Reacher|Pusher|Inverted)"),
+        "mujoco",
+    ),
+)
+"""Families of environments that need an extra of this package."""
+
+
+def register_env(name: str, make_env: Callable[..., Environment]) -> None:
+    """Lets `env=name` (and `--env name` in the same process) mean `make_env(**env_kwargs)`."""
+    if not callable(make_env):
+        raise UsageError(f"register_env({name!r}, ...): expected a callable, got {make_env!r}")
+    _registered[name] = make_env
+
+
+def known_ids() -> list[str]:
+    """Ids that can be asked for now, without those that still need an extra or a module."""
+    return sorted({*gymnasium.registry, *_registered})
+
+
+def required_extra(env_id: str) -> str | None:
+    """The extra of this package an environment comes with, as far as its name tells."""
+    return next((extra for pattern, extra in EXTRAS if pattern.match(env_id)), None)
+
+
+@dataclass(frozen=True)
+class EnvironmentFactory:
+    """Makes one environment each time it is called; picklable when what it calls is."""
+
+    env: str | Callable[..., Environment]
+    """An id of Gymnasium's registry, `module:Id`, or a callable."""
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(config: AlgorithmConfig) -> EnvironmentFactory:
+        """The factory of a run; a registered name becomes the callable behind it."""
+        env = config.env
+        target = _registered.get(env, env) if isinstance(env, str) else env
+        return EnvironmentFactory(target, dict(config.env_kwargs))
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.env if isinstance(self.env, str) else getattr(self.env, "__qualname__", "env")
+
+    def __call__(self) -> Environment:
+        """Makes it.
+
+        Raises:
+            UsageError: There is no such environment, or something it needs is not installed.
+            EnvironmentFault: Its own constructor raised.
+        """
+        try:
+            env = self._make()
+        except RLError:
+            raise
+        except gymnasium_error.DependencyNotInstalled as error:
+            raise UsageError(_missing(self.name, str(error))) from error
+        except gymnasium_error.UnregisteredEnv as error:
+            raise UsageError(_unknown(self.name, str(error))) from error
+        except (ModuleNotFoundError, gymnasium_error.Error) as error:
+            if isinstance(self.env, str):
+                raise UsageError(_unimportable(self.env, error)) from error
+            raise EnvironmentFault(_raised(self.name, error)) from error
+        except Exception as error:
+            if self.env_kwargs and "unexpected keyword argument" in str(error):
+                raise UsageError(
+                    f"env {self.name}: env_kwargs {dict(self.env_kwargs)} do not suit it: {error}"
+                ) from error
+            raise EnvironmentFault(_raised(self.name, error)) from error
+        if not isinstance(env, gymnasium.Env):
+            raise UsageError(
+                f"env {self.name}: gave a {type(env).__name__}, not a gymnasium.Env; return an"
+                " environment whose class derives from gymnasium.Env"
+            )
+        if _made.get(id(env.unwrapped)) is not None:
+            raise UsageError(
+                f"env {self.name}: the callable returned the same environment twice; every call"
+                " must make a new one: training and evaluation have several, and steps of one"
+                " would overwrite another's"
+            )
+        _made[id(env.unwrapped)] = env.unwrapped
+        return env
+
+    def _make(self) -> Environment:
+        if not isinstance(self.env, str):
+            return self.env(**self.env_kwargs)
+        if self.env.startswith("ALE/"):
+            _import_ale(self.env)
+            raw = gymnasium.make(
+                self.env, disable_env_checker=True, **{"frameskip": 1, **self.env_kwargs}
+            )
+            return preprocess_atari(RawScore(raw))
+        return gymnasium.make(self.env, disable_env_checker=True, **self.env_kwargs)
+
+
+def _import_ale(env_id: str) -> None:
+    try:
+        gymnasium.register_envs(importlib.import_module("ale_py"))
+        importlib.import_module("cv2")
+    except ImportError as error:
+        raise UsageError(_missing(env_id, str(error))) from error
+
+
+def _missing(env_id: str, reason: str) -> str:
+    extra = required_extra(env_id)
+    if extra is None:
+        return f"env {env_id}: something it needs is not installed: {reason}"
+    return (
+        f"env {env_id}: needs the extra {extra!r}, which is not installed ({reason});"
+        f" pip install 'rl-platform[{extra}]'"
+    )
+
+
+def _unknown(env_id: str, reason: str) -> str:
+    module, colon, own_id = env_id.rpartition(":")
+    near = difflib.get_close_matches(own_id, known_ids(), n=1, cutoff=0.6)
+    mend = f"did you mean {module}{colon}{near[0]}?" if near else "`rl envs` lists those there are"
+    return f"env {env_id}: no such environment; {mend}"
+
+
+def _unimportable(env_id: str, error: Exception) -> str:
+    if ":" not in env_id:
+        return f"env {env_id}: {error}"
+    module = env_id.partition(":")[0]
+    return (
+        f"env {env_id}: the module {module!r} cannot be imported ({error}); install it, or run"
+        f" where Python finds it (looked in {', '.join(path or '.' for path in sys.path[:3])}, ...)"
+    )
+
+
+def _raised(name: str, error: Exception) -> str:
+    return f"env {name}: its constructor raised {type(error).__name__}: {error}"
+
+
+def describe_env(config: AlgorithmConfig) -> Spaces:
+    """Makes the environment of a run once, to see that it can be learnt from; without torch.
+
+    Returns:
+        Its spaces.
+
+    Raises:
+        UsageError: It does not exist, lacks a dependency, or its spaces do not suit the algorithm.
+        EnvironmentFault: Its constructor raised.
+    """
+    factory = EnvironmentFactory.of(config)
+    env = factory()
+    try:
+        spaces = Spaces(env.observation_space, env.action_space)
+    finally:
+        env.close()
+    ObservationLayout(spaces.observation)
+    actions = ActionLayout(spaces.action)
+    if actions.kind not in config.supported_actions:
+        able = ", ".join(sorted(config.supported_actions))
+        raise UsageError(
+            f"env {factory.name}: its actions are {actions.kind} ({spaces.action}), and"
+            f" {config.label()} can act in {able} only; choose another algorithm (`rl algos`) or"
+            " wrap the environment"
+        )
+    return spaces

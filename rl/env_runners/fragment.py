@@ -1,0 +1,223 @@
+"""One fragment while it is being sampled: preallocated arrays, filled row by row, then sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rl.core.data.rollout import Episode, Rollout
+from rl.core.data.spaces import ActionLayout, ObservationLayout
+from rl.core.data.tree import Array, Tree
+from rl.core.models.actor import Actor
+from rl.env_runners.faults import check_step, not_finite, raised
+from rl.env_runners.lane import Lane
+from rl.errors import EnvironmentFault
+
+__all__ = ["Fragment", "arrays_of"]
+
+NOTHING = object()
+"""What a step that raised has returned; None would be an answer."""
+
+
+def arrays_of(tree: Tree) -> list[Array]:
+    """The leaves of a tree in the order of its layout."""
+    return list(tree.values()) if isinstance(tree, dict) else [tree]
+
+
+class Fragment:
+    """T steps of B lanes. Its loop allocates little, logs nothing, talks to nobody."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        actor: Actor,
+        layouts: tuple[ObservationLayout, ActionLayout],
+        noise: Array,
+        first: Tree,
+    ) -> None:
+        """Allocates the arrays.
+
+        Args:
+            lanes: The B environments.
+            actor: Chooses the actions.
+            layouts: Of observations and actions.
+            noise: For the actions, [T, B, columns].
+            first: What the first actions are chosen from, [B, *obs].
+        """
+        self._lanes, self._actor, self._noise = lanes, actor, noise
+        self._layout, self._action_layout = layouts
+        length, width = noise.shape[:2]
+        self._length = length
+        self._observations = self._layout.allocate(length + 1, width)
+        self._leaves = arrays_of(self._observations)
+        for leaf, start in zip(self._leaves, arrays_of(first), strict=True):
+            leaf[0] = start
+        actions = self._action_layout
+        self._actions = np.empty((length, width, *actions.shape), actions.dtype)
+        self._rewards = np.empty((length, width), np.float32)
+        self._terminated = np.zeros((length, width), np.bool_)
+        self._truncated = np.zeros((length, width), np.bool_)
+        self._extras: dict[str, Array] = {}
+        self._final_steps: list[tuple[int, int]] = []
+        self._final_leaves: list[list[Array]] = [[] for _ in self._leaves]
+        self._episodes: list[Episode] = []
+        # Row of the current episode's first step; negative when it began in an earlier fragment.
+        self._began = [-lane.steps_before for lane in lanes]
+        self._entered = tuple(self._began)
+
+    def run(self, clock: float, runner: int, number: int, weights_version: int) -> Rollout:
+        """Fills every row, checks and seals.
+
+        Args:
+            clock: When the runner began, by `time.perf_counter`.
+            runner: Index of the runner.
+            number: Of the fragment.
+            weights_version: Of what acts.
+
+        Raises:
+            EnvironmentFault: An environment raised or broke its contract.
+        """
+        self._clock, self._number = clock, number
+        for t in range(self._length):
+            try:
+                self._act(t)
+            except Exception:
+                self._check_finite(t)  # a policy may choke on a NaN
+                raise
+            self._step(t)
+        self._check_finite(self._length)
+        for b, lane in enumerate(self._lanes):
+            lane.remember(self._actions[max(self._began[b], 0) :, b])
+        nested = self._observations
+        finals = self._finals()
+        return Rollout(
+            observations=nested,
+            actions=self._actions,
+            rewards=self._rewards,
+            terminated=self._terminated,
+            truncated=self._truncated,
+            extras=self._extras,
+            final_steps=np.array(self._final_steps, np.int64).reshape(-1, 2),
+            final_observations=(
+                dict(zip(nested, finals, strict=True)) if isinstance(nested, dict) else finals[0]
+            ),
+            weights_version=weights_version,
+            runner=runner,
+            fragment=number,
+            episodes=tuple(self._episodes),
+        )
+
+    def _finals(self) -> list[Array]:
+        return [
+            np.stack(kept) if kept else np.zeros((0, *leaf.shape[2:]), leaf.dtype)
+            for kept, leaf in zip(self._final_leaves, self._leaves, strict=True)
+        ]
+
+    def _act(self, t: int) -> None:
+        nested = self._observations
+        row: Tree = (
+            {path: leaf[t] for path, leaf in nested.items()}
+            if isinstance(nested, dict)
+            else nested[t]
+        )
+        actions, extras = self._actor.act(row, self._noise[t])
+        self._actions[t] = actions
+        if t == 0:
+            self._extras = {
+                name: np.empty((self._length, *values.shape), values.dtype)
+                for name, values in extras.items()
+            }
+        for name, values in extras.items():
+            self._extras[name][t] = values
+
+    def _step(self, t: int) -> None:
+        """The hot loop: one action in every environment."""
+        lanes, layout = self._lanes, self._layout
+        # Categories are looked at one by one: an impossible one would be encoded as another.
+        categories = bool(layout.leaves[0].sizes)
+        plain = None if layout.nested or categories else self._leaves[0][t + 1]
+        shape, dtype = layout.leaves[0].shape, layout.space.dtype
+        rewards = self._rewards[t]
+        for b, action in enumerate(self._action_layout.decode(self._actions[t])):
+            lane = lanes[b]
+            result: Any = NOTHING
+            try:
+                result = lane.step(action)
+                observation, reward, terminated, truncated, info = result
+                rewards[b] = reward
+                lane.episode_return += float(reward)  # a float32 or float16 would sum in its kind
+                if (
+                    plain is not None
+                    and type(observation) is np.ndarray
+                    and observation.shape == shape
+                    and observation.dtype == dtype
+                ):
+                    plain[b] = observation
+                else:
+                    self._put_checked(t + 1, b, result)
+                if terminated or truncated:
+                    self._end(t, b, bool(terminated), info)
+                elif terminated is None or truncated is None:
+                    check_step(result, self._layout, self._at(t, b))
+            except Exception as error:
+                self._fail(t, b, action, result, error)
+
+    def _put_checked(self, row: int, b: int, result: Any) -> None:
+        check_step(result, self._layout, self._at(row - 1, b))
+        for leaf, value in zip(self._leaves, self._layout.split(result[0]), strict=True):
+            leaf[row, b] = value
+
+    def _end(self, t: int, b: int, terminated: bool, info: dict[str, Any]) -> None:
+        """Keeps the observation the episode ended on, then resets at once."""
+        lane = self._lanes[b]
+        (self._terminated if terminated else self._truncated)[t, b] = True
+        self._final_steps.append((t, b))
+        for finals, leaf in zip(self._final_leaves, self._leaves, strict=True):
+            finals.append(leaf[t + 1, b].copy())
+        length = t + 1 - self._began[b]
+        self._episodes.append(lane.finish(t, length, info, self._clock))
+        self._began[b] = t + 1
+        for leaf, value in zip(self._leaves, lane.reset(), strict=True):
+            leaf[t + 1, b] = value
+
+    def _fail(self, t: int, b: int, action: Any, result: Any, error: Exception) -> None:
+        """Finds out whose fault an error in the loop is, and raises it."""
+        self._check_finite(t)  # an action chosen from a NaN may be what the environment choked on
+        if isinstance(error, EnvironmentFault):
+            raise error
+        if result is NOTHING:
+            raise raised(self._at(t, b), f"step({action!r})", error) from error
+        check_step(result, self._layout, self._at(t, b))
+        raise error
+
+    def _check_finite(self, rows: int) -> None:
+        """Raises when a reward or observation of the first `rows` rows is NaN or infinite."""
+        found: list[tuple[int, int, str, Any, tuple[int, ...]]] = []
+        for kept in self._final_leaves:
+            place = not_finite(np.array(kept)) if kept else None
+            if place is not None:
+                t, b = self._final_steps[place[0]]
+                found.append((t, b, "observation", kept[place[0]][place[1:]], place[1:]))
+        for what, array in [("reward", self._rewards[:rows])] + [
+            ("observation", leaf[1 : rows + 1]) for leaf in self._leaves
+        ]:
+            place = not_finite(array)
+            if place is not None:
+                found.append((place[0], place[1], what, array[place], place[2:]))
+        if found:
+            self._refuse(*min(found, key=lambda one: one[:2]))  # others may follow from it
+
+    def _refuse(self, t: int, b: int, what: str, value: Any, index: tuple[int, ...]) -> None:
+        where = f" at index {list(index)}" if index else ""
+        raise EnvironmentFault(
+            f"{self._at(t, b)}: step returned the {what} {value}{where}; it must be finite. Find"
+            " out in the environment where it comes from; nothing was learnt from it"
+        )
+
+    def _at(self, t: int, b: int) -> str:
+        """Row t of lane b in words: which environment, which step of its episode."""
+        ends = [end for end, lane in self._final_steps if lane == b and end < t]
+        began = ends[-1] + 1 if ends else self._entered[b]
+        return f"{self._lanes[b].where}, step {t + 1 - began} of its episode"

@@ -1,0 +1,172 @@
+"""Lane: one environment of a runner, its episodes, and where it can be taken up again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from rl.core.data.rollout import Episode
+from rl.core.data.spaces import ActionLayout, ObservationLayout
+from rl.core.data.tree import Array
+from rl.core.seeding import episode_seed
+from rl.env_runners.faults import check_reset, raised, score_of
+from rl.errors import EnvironmentFault
+
+__all__ = ["Lane", "LaneState"]
+
+LONGEST_HISTORY = 1_000_000
+"""Steps of one episode that are remembered for replay; a longer one starts afresh when restored."""
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """Where an environment stands: which episode, and what was done in it."""
+
+    episode: int
+    """Episodes begun before this one."""
+    actions: Array | None  # [steps, *act] since the reset, as stored; None: too many to keep
+    episode_return: float
+    observation: list[Array]
+    """Leaves of the observation it has come to."""
+
+
+class Lane:
+    """One environment, reset with a seed of its own for every episode.
+
+    The seed is a function of (root seed, runner, environment, episode), so an episode does not
+    depend on what was played before it, and the state of an environment that is deterministic given
+    its seed is just the episode's number and the actions since.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        name: str,
+        place: tuple[int, int, int],
+        layout: ObservationLayout,
+        actions: ActionLayout,
+    ) -> None:
+        """Takes an environment over; it is not reset yet.
+
+        Args:
+            env: The environment.
+            name: What messages call it.
+            place: (root seed, runner, index in the runner).
+            layout: Of its observations.
+            actions: Of its actions.
+        """
+        self.env = env
+        self.step = env.step
+        self.name = name
+        self._place = place
+        self._layout = layout
+        self._actions = actions
+        # Seeding the arcade emulator reloads its ROM, 86 ms: its first episode is seeded, no later
+        # one.
+        self._seed_each = not hasattr(env.unwrapped, "ale")
+        self._seeded = False
+        self._episode = 0
+        self._history: list[Array] | None = []
+        self._steps_before = 0
+        self.episode_return = 0.0
+
+    @property
+    def where(self) -> str:
+        """The lane in words, for messages."""
+        return f"env {self.name} (runner {self._place[1]}, environment {self._place[2]})"
+
+    @property
+    def episode(self) -> int:
+        """Number of the episode now played, from 0."""
+        return self._episode - 1
+
+    @property
+    def steps_before(self) -> int:
+        """Steps of the current episode taken in earlier fragments."""
+        return self._steps_before
+
+    def reset(self) -> list[Any]:
+        """Begins the next episode; returns the leaves of its first observation."""
+        needed = self._seed_each or not self._seeded
+        seed = episode_seed(*self._place, self._episode) if needed else None
+        self._seeded = True
+        call = f"reset(seed={seed})"
+        try:
+            result = self.env.reset(seed=seed)
+        except Exception as error:
+            raise raised(self.where, call, error) from error
+        leaves = check_reset(result, self._layout, self.where, call)
+        self._episode += 1
+        self._history = []
+        self._steps_before = 0
+        self.episode_return = 0.0
+        return leaves
+
+    def finish(self, t: int, length: int, info: dict[str, Any], began: float) -> Episode:
+        """The record of the episode that ended in row t of the current fragment."""
+        success = info.get("is_success")
+        return Episode(
+            t,
+            score_of(info, self.episode_return),
+            length,
+            time.perf_counter() - began,
+            None if success is None else bool(success),
+        )
+
+    def remember(self, actions: Array) -> None:
+        """Notes the actions [n, *act] of the current episode taken in the fragment that ends."""
+        self._steps_before += len(actions)
+        if self._history is not None:
+            self._history.append(actions.copy())
+        if self._steps_before > LONGEST_HISTORY:
+            self._history = None
+
+    def state(self, observation: list[Array]) -> LaneState:
+        """Where it stands, given the observation it has come to."""
+        none_yet = np.zeros((0, *self._actions.shape), self._actions.dtype)
+        actions = None if self._history is None else np.concatenate([none_yet, *self._history])
+        return LaneState(self.episode, actions, self.episode_return, observation)
+
+    def restore(self, state: LaneState) -> tuple[list[Any], int]:
+        """Plays the episode of a state again.
+
+        Returns:
+            The leaves of the observation it is at, and how many steps are lost: 0 when it arrived
+            where the state says; else the length of the episode, and a fresh one has begun.
+        """
+        self._episode = state.episode
+        if state.actions is None or not self._seed_each:
+            self._episode += 1
+            return self.reset(), LONGEST_HISTORY if state.actions is None else len(state.actions)
+        leaves, ended = self.reset(), False
+        try:
+            for row in state.actions:
+                if ended:
+                    break  # the episode of the state went on here, so this is another one
+                observation, _, terminated, truncated, _ = self.step(
+                    self._actions.decode(row[None])[0]
+                )
+                ended = bool(terminated or truncated)
+                leaves = self._layout.split(observation)
+        except Exception as error:
+            raise raised(self.where, "step, while replaying an episode", error) from error
+        arrived = not ended and all(
+            np.array_equal(np.asarray(now, then.dtype), then)
+            for now, then in zip(leaves, state.observation, strict=True)
+        )
+        if not arrived:
+            return self.reset(), len(state.actions)
+        self.remember(state.actions)
+        self.episode_return = state.episode_return
+        return leaves, 0
+
+    def close(self) -> None:
+        """Closes the environment; what it raises then is of no use to anybody."""
+        try:
+            self.env.close()
+        except Exception as error:
+            raise EnvironmentFault(f"{self.where}: close raised {error}") from error
