@@ -7,6 +7,7 @@ everything else here is called, and calls nothing back.
 from __future__ import annotations
 
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import gymnasium
 
 from rl.algorithms import snapshot
 from rl.algorithms.registry import read_config
+from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.learner_group import LearnerGroup
@@ -32,7 +34,7 @@ from rl.env_runners.evaluation import Evaluation, evaluate_policy
 from rl.env_runners.group import EnvRunnerGroup
 from rl.errors import CheckpointError, UsageError
 
-__all__ = ["Algorithm", "TrainResult"]
+__all__ = ["Algorithm", "TrainResult", "choose_engine"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         self.iteration = 0
         self.window = EpisodeWindow(config.metrics.window)
         self.learners = LearnerGroup(self.make_learner, config.learners.threads)
-        self.runtime = Runtime("inline")
+        self.runtime = Runtime(choose_engine(config))
         self.env_runners = EnvRunnerGroup(self.runtime, config, actor_factory(self.learners.module))
         self.publish_weights()
         self._budget: int | None = None
@@ -230,7 +232,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             self.config,
             self.policy,
             self.learners.get_state(),
-            self.env_runners.get_states(),
+            self.env_runners.states,
             {
                 "env_steps": self.env_steps,
                 "iteration": self.iteration,
@@ -325,3 +327,11 @@ class Algorithm(ABC, Generic[ConfigT]):
             metrics=metrics,
             episodes=tuple(self._episodes),
         )
+
+
+def choose_engine(config: AlgorithmConfig) -> str:
+    """The engine asked for; `auto` takes processes where runners can work side by side."""
+    if config.runtime.engine != "auto":
+        return config.runtime.engine
+    cores = len(os.sched_getaffinity(0))
+    return "process" if config.env_runners.num > 1 and cores > 1 else "inline"

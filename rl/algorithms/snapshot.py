@@ -22,8 +22,7 @@ from rl.configs.yaml_io import to_yaml
 from rl.core.data.tree import Array
 from rl.core.models.policy import Policy
 from rl.core.records.checkpoint import Checkpoint
-from rl.env_runners.env_runner import RunnerState
-from rl.env_runners.lane import LaneState
+from rl.env_runners.runner_state import LaneState, RunnerState
 
 __all__ = ["files_of", "learner_state", "portable", "runner_states"]
 
@@ -58,7 +57,7 @@ def files_of(
         f"runner {runner}, environment {b}"
         for runner, state in enumerate(runners)
         for b, lane in enumerate(state.lanes)
-        if lane.actions is None
+        if lane.pieces is None
     ]
     meta: dict[str, Any] = {
         "algorithm": config.reference(),
@@ -83,15 +82,16 @@ def _runner_files(runners: Sequence[RunnerState]) -> tuple[list[Any], dict[str, 
         lanes = []
         for b, lane in enumerate(state.lanes):
             at = f"{runner}/{b}"
-            if lane.actions is not None:
-                arrays[f"{at}/actions"] = lane.actions
+            actions = lane.actions
+            if actions is not None:
+                arrays[f"{at}/actions"] = actions
             for index, leaf in enumerate(lane.observation):
                 arrays[f"{at}/observation/{index}"] = np.asarray(leaf)
             lanes.append(
                 {
                     "episode": lane.episode,
-                    "return": lane.episode_return,
-                    "replayable": lane.actions is not None,
+                    "steps": lane.steps,
+                    "replayable": actions is not None,
                     "leaves": len(lane.observation),
                 }
             )
@@ -118,9 +118,9 @@ def runner_states(checkpoint: Checkpoint) -> list[RunnerState]:
             tuple(
                 LaneState(
                     int(lane["episode"]),
-                    arrays[f"{runner}/{b}/actions"] if lane["replayable"] else None,
-                    float(lane["return"]),
-                    [arrays[f"{runner}/{b}/observation/{i}"] for i in range(int(lane["leaves"]))],
+                    int(lane["steps"]),
+                    (arrays[f"{runner}/{b}/actions"],) if lane["replayable"] else None,
+                    tuple(arrays[f"{runner}/{b}/observation/{i}"] for i in range(lane["leaves"])),
                 )
                 for b, lane in enumerate(head["lanes"])
             ),

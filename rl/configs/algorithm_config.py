@@ -73,6 +73,9 @@ class EnvRunnersConfig(Settings):
     """Runners; each steps its own environments with its own copy of the policy."""
     envs_per_runner: AtLeastOne = 8
     """Environments of each runner (B), stepped together as one batch."""
+    step_timeout: Positive = 300.0
+    """Seconds without a step after which a runner's process is taken for hung and made anew; not
+    used inline."""
 
 
 @config
@@ -89,8 +92,11 @@ class LearnersConfig(Settings):
 class RuntimeConfig(Settings):
     """Where the parts of a run live. Changing the engine never changes the result."""
 
-    engine: Literal["auto", "inline"] = "auto"
-    """inline: everything in this process; auto: whichever suits this machine."""
+    engine: Literal["auto", "inline", "process"] = "auto"
+    """inline: everything in this process; process: a worker process for each runner; auto: process
+    where there are several runners and cores. The result is the same, to the bit."""
+    max_restarts: NotNegative = 10
+    """How often within ten minutes a runner whose process dies is made anew; not used inline."""
 
 
 @config

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -22,21 +21,17 @@ from rl.core.data.weights import Weights
 from rl.core.models.actor import ActorFactory, draw_noise
 from rl.core.seeding import NoiseStream
 from rl.env_runners.fragment import Fragment, arrays_of
-from rl.env_runners.lane import Lane, LaneState
-from rl.errors import UsageError
+from rl.env_runners.lane import Lane
+from rl.env_runners.runner_state import RunnerState
+from rl.errors import EnvironmentFault, RuntimeFault, UsageError
 
-__all__ = ["EnvRunner", "RunnerState"]
+__all__ = ["EnvRunner", "OutOfStep"]
 
 MakeEnvironment = Callable[[], gymnasium.Env[Any, Any]]
 
 
-@dataclass(frozen=True)
-class RunnerState:
-    """Where a runner stands between fragments; small: episodes are replayed, not stored."""
-
-    fragment: int
-    """Number of the next fragment."""
-    lanes: tuple[LaneState, ...]
+class OutOfStep(RuntimeFault):
+    """A runner was asked for another fragment than its next: it was made anew and knows nothing."""
 
 
 class EnvRunner:
@@ -92,8 +87,15 @@ class EnvRunner:
         self._actor.set_weights(weights)
         self._weights_version = weights.version
 
-    def sample(self, num_steps: int) -> Rollout:
+    def sample(
+        self, num_steps: int, weights: Weights | None = None, fragment: int | None = None
+    ) -> Rollout:
         """Steps every environment `num_steps` times.
+
+        Args:
+            num_steps: T.
+            weights: To act with, in place of those it has.
+            fragment: Number of the fragment that is meant; by default the next.
 
         Returns:
             A rollout [T, B].
@@ -101,7 +103,14 @@ class EnvRunner:
         Raises:
             EnvironmentFault: An environment raised or broke its contract; the runner is then
             unusable.
+            OutOfStep: `fragment` is not the next.
         """
+        if fragment is not None and fragment != self._fragment:
+            raise OutOfStep(
+                f"runner {self._index} is at fragment {self._fragment} and was asked for {fragment}"
+            )
+        if weights is not None and weights.version != self._weights_version:
+            self.set_weights(weights)
         if self._current is None:
             self._current = self._start()
         with self._blas.limit(limits=1, user_api="blas"):
@@ -109,8 +118,8 @@ class EnvRunner:
                 self._actions, self._noise.fragment(self._fragment), num_steps, len(self._lanes)
             )
             layouts = (self._layout, self._actions)
-            fragment = Fragment(self._lanes, self._actor, layouts, noise, self._current)
-            rollout = fragment.run(self._began, self._index, self._fragment, self._weights_version)
+            rows = Fragment(self._lanes, self._actor, layouts, noise, self._current)
+            rollout = rows.run(self._began, self._index, self._fragment, self._weights_version)
         self._current = tree_map(lambda leaf: leaf[-1].copy(), rollout.observations)
         self._fragment += 1
         return rollout
@@ -126,18 +135,6 @@ class EnvRunner:
                 row[b] = value
         return rows
 
-    def get_state(self) -> RunnerState:
-        """Where it stands; only meaningful between fragments."""
-        if self._current is None:
-            self._current = self._start()
-        rows = arrays_of(self._current)
-        return RunnerState(
-            self._fragment,
-            tuple(
-                lane.state([row[b].copy() for row in rows]) for b, lane in enumerate(self._lanes)
-            ),
-        )
-
     def set_state(self, state: RunnerState) -> int:
         """Takes up where a state left off, by playing its unfinished episodes again.
 
@@ -145,12 +142,21 @@ class EnvRunner:
             How many environment steps could not be restored: of environments that, replayed,
             arrived somewhere else and so began a fresh episode.
         """
+        self._fragment = state.fragment
+        if not state.lanes:
+            assert self._current is None, "only a fresh runner can be taken back to the beginning"
+            return 0
         restored = [lane.restore(at) for lane, at in zip(self._lanes, state.lanes, strict=True)]
         self._current = self._side_by_side([leaves for leaves, _ in restored])
-        self._fragment = state.fragment
         return sum(lost for _, lost in restored)
 
     def close(self) -> None:
-        """Closes the environments."""
+        """Closes every environment, then raises the first fault of those that would not."""
+        faults = []
         for lane in self._lanes:
-            lane.close()
+            try:
+                lane.close()
+            except EnvironmentFault as fault:
+                faults.append(fault)
+        if faults:
+            raise faults[0]

@@ -11,6 +11,7 @@ from rl.core.data.rollout import Episode, Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.models.actor import Actor
+from rl.core.runtime import note_progress
 from rl.env_runners.faults import check_step, not_finite, raised
 from rl.env_runners.lane import Lane
 from rl.errors import EnvironmentFault
@@ -87,9 +88,10 @@ class Fragment:
                 self._check_finite(t)  # a policy may choke on a NaN
                 raise
             self._step(t)
+            note_progress()
         self._check_finite(self._length)
         for b, lane in enumerate(self._lanes):
-            lane.remember(self._actions[max(self._began[b], 0) :, b])
+            lane.passed(self._length - max(self._began[b], 0))
         nested = self._observations
         finals = self._finals()
         return Rollout(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +12,16 @@ from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Rollout
 from rl.core.data.weights import Weights
 from rl.core.models.actor import ActorFactory
-from rl.core.runtime import ActorHandle, Future, Runtime
-from rl.env_runners.env_runner import EnvRunner, RunnerState
+from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime
+from rl.env_runners.env_runner import EnvRunner, OutOfStep
 from rl.env_runners.environments import EnvironmentFactory
-from rl.errors import ActorError, RLError
+from rl.env_runners.runner_state import RunnerState
+from rl.errors import ActorDied, ActorError, RLError, RuntimeFault
 
 __all__ = ["EnvRunnerGroup"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class EnvRunnerGroup:
@@ -24,7 +30,11 @@ class EnvRunnerGroup:
     def __init__(self, runtime: Runtime, config: AlgorithmConfig, make_actor: ActorFactory) -> None:
         """Spawns `config.env_runners.num` runners; their errors arrive with the first call."""
         environments = EnvironmentFactory.of(config)
-        self._discarded = 0
+        self._runtime = runtime
+        self._max_restarts = config.runtime.max_restarts
+        self._weights: ObjectRef[Weights] | None = None
+        self._states = [RunnerState()] * config.env_runners.num
+        self._discarded = self._restored = 0
         self._runners: list[ActorHandle[EnvRunner]] = [
             runtime.spawn(
                 functools.partial(
@@ -37,8 +47,9 @@ class EnvRunnerGroup:
                     index,
                 ),
                 name=f"runner-{index}",
-                # The actor's own needs decide: one that acts in numpy lives without torch.
-                preload=() if _torch_free(make_actor) else ("torch",),
+                max_restarts=config.runtime.max_restarts,
+                step_timeout=config.env_runners.step_timeout,
+                preload=_modules_of(make_actor),
             )
             for index in range(config.env_runners.num)
         ]
@@ -46,18 +57,56 @@ class EnvRunnerGroup:
     def sample(self, num_steps: int) -> list[Rollout]:
         """A fragment of `num_steps` steps per environment from each runner, in their order.
 
+        A runner that dies is made anew, brought to where it stood and asked for the same fragment
+        again: same weights, same noise, same bits, if its environments can be restored.
+
         Raises:
             EnvironmentFault: An environment raised or broke its contract.
+            RestartsExhausted: A runner died more often than it may.
         """
-        return _gather([r.call(EnvRunner.sample, num_steps=num_steps) for r in self._runners])
+        asked = [self._ask(index, num_steps) for index in range(len(self._runners))]
+        rollouts = []
+        for index, future in enumerate(asked):
+            rollout = self._answer(index, future, num_steps)
+            self._states[index] = self._states[index].after(rollout)
+            rollouts.append(rollout)
+        return rollouts
+
+    def _ask(self, index: int, num_steps: int) -> Future[Rollout]:
+        weights: Any = self._weights  # a reference: the runner receives the weights themselves
+        return self._runners[index].call(
+            EnvRunner.sample, num_steps, weights, self._states[index].fragment
+        )
+
+    def _answer(self, index: int, future: Future[Rollout], num_steps: int) -> Rollout:
+        """The rollout, asked for again as often as the runner dies and comes back."""
+        restored: Future[int] | None = None
+        attempts = 0
+        while True:
+            try:
+                rollout: Rollout = _result(future)
+                break
+            except (ActorDied, OutOfStep) as error:
+                attempts += 1
+                if attempts > self._max_restarts:
+                    raise
+                logger.warning("%s Its fragment is sampled again.", error)
+                restored = self._runners[index].call(EnvRunner.set_state, self._states[index])
+                future = self._ask(index, num_steps)
+        if restored is not None:
+            lost = _result(restored)
+            self._discarded += lost
+            self._restored += self._states[index].steps - lost
+        return rollout
 
     def set_weights(self, weights: Weights) -> None:
-        """Gives every runner the weights to act with next."""
-        _gather([runner.call(EnvRunner.set_weights, weights) for runner in self._runners])
+        """What every runner acts with from its next fragment on; it travels with the request."""
+        self._weights = self._runtime.put(weights)
 
-    def get_states(self) -> list[RunnerState]:
+    @property
+    def states(self) -> list[RunnerState]:
         """Where each runner stands."""
-        return _gather([runner.call(EnvRunner.get_state) for runner in self._runners])
+        return list(self._states)
 
     def set_states(self, states: Sequence[RunnerState]) -> int:
         """Takes every runner back to where it stood; returns how many steps were lost."""
@@ -65,7 +114,8 @@ class EnvRunnerGroup:
             runner.call(EnvRunner.set_state, state)
             for runner, state in zip(self._runners, states, strict=True)
         ]
-        lost: int = sum(_gather(calls))
+        lost: int = sum(_result(call) for call in calls)
+        self._states = list(states)
         self._discarded += lost
         return lost
 
@@ -74,6 +124,7 @@ class EnvRunnerGroup:
         return {
             "sampler/alive": float(len(self._runners)),
             "sampler/restarts": float(sum(runner.restarts for runner in self._runners)),
+            "sampler/restored_steps": float(self._restored),
             "sampler/discarded_steps": float(self._discarded),
         }
 
@@ -81,21 +132,27 @@ class EnvRunnerGroup:
         """Closes the environments and ends the runners. A second call does nothing."""
         runners, self._runners = self._runners, []
         try:
-            _gather([runner.call(EnvRunner.close) for runner in runners])
+            for future in [runner.call(EnvRunner.close) for runner in runners]:
+                with contextlib.suppress(RuntimeFault):  # what is dead has nothing left to close
+                    _result(future)
         finally:
             for runner in runners:
                 runner.kill()
 
 
-def _torch_free(make_actor: ActorFactory) -> bool:
+def _modules_of(make_actor: ActorFactory) -> tuple[str, ...]:
+    """What a worker should have imported before it starts, so that it starts in milliseconds.
+
+    The policy decides whether torch is among it: one that acts in numpy lives without.
+    """
     target = make_actor.func if isinstance(make_actor, functools.partial) else make_actor
-    return target.__module__ == "rl.core.models.numpy_mlp"
+    return (__name__.rpartition(".")[0] + ".env_runner", target.__module__)
 
 
-def _gather(futures: Sequence[Future[Any]]) -> list[Any]:
-    """The results in the order given; an error of ours comes out as itself, cause and all."""
+def _result(future: Future[Any]) -> Any:
+    """The result; an error of ours comes out as itself, cause and all."""
     try:
-        return [future.result() for future in futures]
+        return future.result()
     except ActorError as error:
         if isinstance(error.__cause__, RLError):
             raise error.__cause__ from error.__cause__.__cause__

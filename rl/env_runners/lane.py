@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -11,27 +10,12 @@ import numpy as np
 
 from rl.core.data.rollout import Episode
 from rl.core.data.spaces import ActionLayout, ObservationLayout
-from rl.core.data.tree import Array
+from rl.core.runtime import note_progress
 from rl.core.seeding import episode_seed
 from rl.env_runners.faults import check_reset, raised, score_of
-from rl.errors import EnvironmentFault
+from rl.env_runners.runner_state import LaneState
 
-__all__ = ["Lane", "LaneState"]
-
-LONGEST_HISTORY = 1_000_000
-"""Steps of one episode that are remembered for replay; a longer one starts afresh when restored."""
-
-
-@dataclass(frozen=True)
-class LaneState:
-    """Where an environment stands: which episode, and what was done in it."""
-
-    episode: int
-    """Episodes begun before this one."""
-    actions: Array | None  # [steps, *act] since the reset, as stored; None: too many to keep
-    episode_return: float
-    observation: list[Array]
-    """Leaves of the observation it has come to."""
+__all__ = ["Lane"]
 
 
 class Lane:
@@ -70,7 +54,6 @@ class Lane:
         self._seed_each = not hasattr(env.unwrapped, "ale")
         self._seeded = False
         self._episode = 0
-        self._history: list[Array] | None = []
         self._steps_before = 0
         self.episode_return = 0.0
 
@@ -101,7 +84,6 @@ class Lane:
             raise raised(self.where, call, error) from error
         leaves = check_reset(result, self._layout, self.where, call)
         self._episode += 1
-        self._history = []
         self._steps_before = 0
         self.episode_return = 0.0
         return leaves
@@ -117,19 +99,9 @@ class Lane:
             None if success is None else bool(success),
         )
 
-    def remember(self, actions: Array) -> None:
-        """Notes the actions [n, *act] of the current episode taken in the fragment that ends."""
-        self._steps_before += len(actions)
-        if self._history is not None:
-            self._history.append(actions.copy())
-        if self._steps_before > LONGEST_HISTORY:
-            self._history = None
-
-    def state(self, observation: list[Array]) -> LaneState:
-        """Where it stands, given the observation it has come to."""
-        none_yet = np.zeros((0, *self._actions.shape), self._actions.dtype)
-        actions = None if self._history is None else np.concatenate([none_yet, *self._history])
-        return LaneState(self.episode, actions, self.episode_return, observation)
+    def passed(self, steps: int) -> None:
+        """Notes how many steps of the current episode the fragment that ends has taken."""
+        self._steps_before += steps
 
     def restore(self, state: LaneState) -> tuple[list[Any], int]:
         """Plays the episode of a state again.
@@ -139,17 +111,20 @@ class Lane:
             where the state says; else the length of the episode, and a fresh one has begun.
         """
         self._episode = state.episode
-        if state.actions is None or not self._seed_each:
+        actions = state.actions
+        if actions is None or not self._seed_each:
             self._episode += 1
-            return self.reset(), LONGEST_HISTORY if state.actions is None else len(state.actions)
+            return self.reset(), state.steps
         leaves, ended = self.reset(), False
         try:
-            for row in state.actions:
+            for row in actions:
                 if ended:
                     break  # the episode of the state went on here, so this is another one
-                observation, _, terminated, truncated, _ = self.step(
+                observation, reward, terminated, truncated, _ = self.step(
                     self._actions.decode(row[None])[0]
                 )
+                note_progress()
+                self.episode_return += float(reward)
                 ended = bool(terminated or truncated)
                 leaves = self._layout.split(observation)
         except Exception as error:
@@ -159,14 +134,13 @@ class Lane:
             for now, then in zip(leaves, state.observation, strict=True)
         )
         if not arrived:
-            return self.reset(), len(state.actions)
-        self.remember(state.actions)
-        self.episode_return = state.episode_return
+            return self.reset(), state.steps
+        self._steps_before = state.steps
         return leaves, 0
 
     def close(self) -> None:
-        """Closes the environment; what it raises then is of no use to anybody."""
+        """Closes the environment; `EnvironmentFault` when that raises."""
         try:
             self.env.close()
         except Exception as error:
-            raise EnvironmentFault(f"{self.where}: close raised {error}") from error
+            raise raised(self.where, "close()", error) from error

@@ -17,8 +17,9 @@ from rl.core.models.modules import ActorCritic
 from rl.core.models.spec import NetworkSpec
 from rl.core.models.torch_actor import actor_factory
 from rl.core.seeding import NoiseStream, episode_seed
-from rl.env_runners.env_runner import EnvRunner, MakeEnvironment
-from rl.errors import UsageError
+from rl.env_runners.env_runner import EnvRunner, MakeEnvironment, OutOfStep
+from rl.env_runners.runner_state import RunnerState
+from rl.errors import EnvironmentFault, UsageError
 from tests.env_runners.helpers import NUM_ACTIONS, Counting, Scripted, make_runner
 
 SEED, INDEX = 4, 2
@@ -195,25 +196,23 @@ def test_a_runner_taken_up_in_mid_episode_goes_on_with_the_same_bits(
 ) -> None:
     make = replayable(env_id)
     runner = network_runner(make)
+    state = RunnerState()
     for _ in range(3):
-        runner.sample(length)
-    state = pickle.loads(pickle.dumps(runner.get_state()))
+        state = state.after(runner.sample(length))
+    state = pickle.loads(pickle.dumps(state))
     other = network_runner(make)
     other.sample(11)  # its own past does not matter
     assert other.set_state(state) == 0
-    for _ in range(3):
-        assert_same_bits(runner.sample(length), other.sample(length))
-    states = runner.get_state(), other.get_state()
-    assert states[0].fragment == states[1].fragment == 6
-    for one, two in zip(states[0].lanes, states[1].lanes, strict=True):
-        assert one.episode == two.episode
-        assert one.actions is not None
-        assert np.array_equal(one.actions, cast("Array", two.actions))
+    for fragment in range(3, 6):
+        one, two = runner.sample(length), other.sample(length)
+        assert_same_bits(one, two)
+        assert one.fragment == two.fragment == fragment
+        assert [e[1:3] for e in one.episodes] == [e[1:3] for e in two.episodes]
 
 
-def test_the_state_of_a_new_runner_is_that_of_its_first_observations() -> None:
+def test_a_new_runner_stands_at_the_beginning() -> None:
     runner, other = make_runner(Counting), make_runner(Counting)
-    assert other.set_state(runner.get_state()) == 0
+    assert other.set_state(RunnerState()) == 0
     rollouts = [r.sample(5) for r in (runner, other, make_runner(Counting))]
     assert_same_bits(rollouts[0], rollouts[1])
     assert_same_bits(rollouts[0], rollouts[2])
@@ -297,7 +296,7 @@ def test_float64_observations_of_a_box_are_not_checked_one_by_one(
 
     for dtype in (np.float64, np.float32):
         runner = make_runner(lambda dtype=dtype: Counting(dtype))
-        runner.get_state()
+        runner.sample(1)
         monkeypatch.setattr("rl.env_runners.fragment.check_step", refuse)
         rollout = runner.sample(20)
         assert cast("Array", rollout.observations).dtype == np.float32
@@ -340,16 +339,26 @@ def test_something_else_under_the_name_of_the_score_does_no_harm(theirs: Any) ->
     assert [e.episode_return for e in make_runner(Numbered).sample(20).episodes] == expected
 
 
-def test_closing_closes_every_environment() -> None:
+def test_closing_closes_every_environment_and_tells_of_one_that_will_not() -> None:
     closed: list[Counting] = []
 
     class Closing(Counting):
         def close(self) -> None:
             closed.append(self)
+            if len(closed) == 1:
+                raise OSError("stuck")
 
-    make_runner(Closing, 3).close()
+    with pytest.raises(EnvironmentFault, match=r"environment 0\): close\(\) raised OSError: stuck"):
+        make_runner(Closing, 3).close()
     assert len({id(env) for env in closed}) == len(closed) == 3
 
 
 def test_the_scripted_actor_takes_every_action() -> None:
     assert set(make_runner(Counting).sample(40).actions.ravel()) == set(range(NUM_ACTIONS))
+
+
+def test_a_runner_that_knows_nothing_refuses_a_later_fragment() -> None:
+    runner = make_runner(Counting)
+    with pytest.raises(OutOfStep, match="at fragment 0 and was asked for 3"):
+        runner.sample(5, fragment=3)
+    assert runner.sample(5, fragment=0).fragment == 0

@@ -39,11 +39,15 @@ def test_runners_answer_in_their_order_and_as_they_would_alone() -> None:
 def test_a_group_goes_on_where_another_stood() -> None:
     group, other = group_of(config_of(Counting)), group_of(config_of(Counting))
     group.sample(6)
-    assert other.set_states(group.get_states()) == 0
+    assert other.set_states(group.states) == 0
     for one, two in zip(group.sample(6), other.sample(6), strict=True):
         assert np.array_equal(one.rewards, two.rewards)
-    expected = {"sampler/alive": 3.0, "sampler/restarts": 0.0, "sampler/discarded_steps": 0.0}
-    assert other.health() == expected
+    assert other.health() == {
+        "sampler/alive": 3.0,
+        "sampler/restarts": 0.0,
+        "sampler/restored_steps": 0.0,
+        "sampler/discarded_steps": 0.0,
+    }
 
 
 def test_lost_steps_are_counted() -> None:
@@ -52,7 +56,7 @@ def test_lost_steps_are_counted() -> None:
 
     group, other = group_of(config_of(Emulated)), group_of(config_of(Emulated))
     group.sample(9)
-    lost = other.set_states(group.get_states())
+    lost = other.set_states(group.states)
     assert lost > 0
     assert other.health()["sampler/discarded_steps"] == lost
 

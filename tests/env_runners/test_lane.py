@@ -3,7 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import rl.env_runners.lane
+import rl.env_runners.runner_state
+from rl.env_runners.runner_state import RunnerState
 from rl.errors import EnvironmentFault
 from tests.env_runners.helpers import Counting, make_runner
 
@@ -24,24 +25,20 @@ class Forgetful(Counting):
         return observation
 
 
-def steps_in_progress(runner: Any) -> list[int]:
-    return [len(lane.actions) for lane in runner.get_state().lanes]
+def steps_in_progress(state: RunnerState) -> list[int]:
+    return [lane.steps for lane in state.lanes]
 
 
 def test_what_cannot_be_restored_starts_afresh_and_is_counted() -> None:
     runner, other = make_runner(Forgetful), make_runner(Forgetful)
-    runner.sample(20)
-    state = runner.get_state()
-    lost = steps_in_progress(runner)
+    state = RunnerState().after(runner.sample(20))
+    lost = steps_in_progress(state)
     assert sum(lost) > 0
     assert other.set_state(state) == sum(lost)
-    after = other.get_state()
-    for lane, before, steps in zip(after.lanes, state.lanes, lost, strict=True):
+    for lane, before in zip(other._lanes, state.lanes, strict=True):
         assert lane.episode == before.episode + 1  # the next one, with a seed of its own
-        assert lane.actions is not None
-        assert len(lane.actions) == 0
+        assert lane.steps_before == 0
         assert lane.episode_return == 0
-        assert steps >= 0
     other.sample(5).check()
 
 
@@ -65,10 +62,10 @@ class Shortened(Counting):
 def test_a_replayed_episode_that_ends_early_is_lost_and_not_stepped_on(length: int) -> None:
     Shortened.born = 0
     runner = make_runner(Shortened, 1)
-    runner.sample(length)
+    state = RunnerState().after(runner.sample(length))
     other = make_runner(Shortened, 1)
-    assert other.set_state(runner.get_state()) == length
-    assert other.get_state().lanes[0].episode == 1
+    assert other.set_state(state) == length
+    assert other._lanes[0].episode == 1
 
 
 def test_an_environment_that_raises_while_replayed_is_at_fault() -> None:
@@ -82,8 +79,7 @@ def test_an_environment_that_raises_while_replayed_is_at_fault() -> None:
             return observation, reward, False, False, {}
 
     runner = make_runner(Breaking, 1)
-    runner.sample(3)
-    state = runner.get_state()
+    state = RunnerState().after(runner.sample(3))
     Breaking.broken = True
     with pytest.raises(EnvironmentFault, match=r"replaying an episode.*ZeroDivisionError") as fault:
         make_runner(Breaking, 1).set_state(state)
@@ -101,13 +97,11 @@ def test_an_emulator_is_seeded_once_because_seeding_reloads_it() -> None:
             made.append(self)
 
     runner = make_runner(Emulated, 1)
-    runner.sample(40)
+    state = RunnerState().after(runner.sample(40))
     assert len(made[0].seeds) > 3
     assert made[0].seeds[0] is not None
     assert set(made[0].seeds[1:]) == {None}
-    state = runner.get_state()
-    assert state.lanes[0].actions is not None
-    assert make_runner(Emulated, 1).set_state(state) == len(state.lanes[0].actions)
+    assert make_runner(Emulated, 1).set_state(state) == state.lanes[0].steps
 
 
 def test_an_episode_too_long_to_replay_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,27 +110,28 @@ def test_an_episode_too_long_to_replay_is_not_remembered(monkeypatch: pytest.Mon
             observation, reward, *_ = super().step(action)
             return observation, reward, False, False, {}
 
-    monkeypatch.setattr(rl.env_runners.lane, "LONGEST_HISTORY", 10)
+    monkeypatch.setattr(rl.env_runners.runner_state, "LONGEST_HISTORY", 10)
     runner = make_runner(Endless, 1)
-    runner.sample(10)
-    assert steps_in_progress(runner) == [10]
-    runner.sample(1)
-    state = runner.get_state()
+    state = RunnerState().after(runner.sample(10))
+    assert state.lanes[0].actions is not None
+    state = state.after(runner.sample(1))
     assert state.lanes[0].actions is None
     other = make_runner(Endless, 1)
-    assert other.set_state(state) > 0
-    assert other.get_state().lanes[0].episode == 1
+    assert other.set_state(state) == 11
+    assert other._lanes[0].episode == 1
 
 
 def test_the_state_of_a_lane_is_what_was_done_since_its_reset() -> None:
     runner = make_runner(Counting, 2)
-    rollouts = [runner.sample(7) for _ in range(4)]
+    rollouts, state = [], RunnerState()
+    for _ in range(4):
+        rollouts.append(runner.sample(7))
+        state = state.after(rollouts[-1])
     done = np.concatenate([r.terminated | r.truncated for r in rollouts])
     actions = np.concatenate([r.actions for r in rollouts])
-    rewards = np.concatenate([r.rewards for r in rollouts])
-    for b, lane in enumerate(runner.get_state().lanes):
+    for b, lane in enumerate(state.lanes):
         began = np.flatnonzero(done[:, b])[-1] + 1
         assert lane.actions is not None
         assert np.array_equal(lane.actions, actions[began:, b])
-        assert lane.episode_return == pytest.approx(float(rewards[began:, b].sum()), rel=1e-6)
+        assert lane.steps == len(lane.actions)
         assert lane.episode == done[:, b].sum()

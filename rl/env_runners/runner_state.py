@@ -1,0 +1,81 @@
+"""Where a runner stands, told from outside by what it has sampled.
+
+The state must outlive the runner, so it is not the runner that keeps it: whoever receives the
+rollouts follows along. It is small, because episodes are played again, not stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl.core.data.rollout import Rollout
+from rl.core.data.tree import Array
+
+__all__ = ["LONGEST_HISTORY", "LaneState", "RunnerState"]
+
+LONGEST_HISTORY = 1_000_000
+"""Steps of one episode that are remembered for replay; a longer one starts afresh when restored."""
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """Where an environment stands: which episode, and what was done in it."""
+
+    episode: int
+    """Number of the episode, from 0."""
+    steps: int
+    """Steps taken in it."""
+    pieces: tuple[Array, ...] | None  # of its actions as stored, each [n, *act]; None: too many
+    observation: tuple[Array, ...]
+    """Leaves of the observation it has come to."""
+
+    @property
+    def actions(self) -> Array | None:
+        """All its actions [steps, *act]; None where there were too many to keep."""
+        return None if self.pieces is None else np.concatenate(self.pieces)
+
+
+@dataclass(frozen=True)
+class RunnerState:
+    """Where a runner stands between fragments."""
+
+    fragment: int = 0
+    """Number of the next fragment."""
+    lanes: tuple[LaneState, ...] = ()
+    """None before the first fragment: nothing has been reset yet."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of unfinished episodes, all environments together."""
+        return sum(lane.steps for lane in self.lanes)
+
+    def after(self, rollout: Rollout) -> RunnerState:
+        """The state after a rollout that began in this one. Keeps copies, not the rollout."""
+        width = rollout.num_environments
+        lanes = self.lanes or tuple(LaneState(0, 0, (), ()) for _ in range(width))
+        nested = rollout.observations
+        leaves = list(nested.values()) if isinstance(nested, dict) else [nested]
+        last = [leaf[-1].copy() for leaf in leaves]
+        ends: list[list[int]] = [[] for _ in range(width)]
+        for t, b in rollout.final_steps.tolist():
+            ends[b].append(t)
+        return RunnerState(
+            rollout.fragment + 1,
+            tuple(
+                _advanced(lane, rollout.actions[:, b], ends[b], tuple(leaf[b] for leaf in last))
+                for b, lane in enumerate(lanes)
+            ),
+        )
+
+
+def _advanced(
+    lane: LaneState, actions: Array, ends: list[int], observation: tuple[Array, ...]
+) -> LaneState:
+    taken = actions[ends[-1] + 1 :] if ends else actions
+    pieces = () if ends else lane.pieces
+    steps = len(taken) if ends else lane.steps + len(taken)
+    if pieces is not None:
+        pieces = (*pieces, taken.copy()) if steps <= LONGEST_HISTORY else None
+    return LaneState(lane.episode + len(ends), steps, pieces, observation)
