@@ -23,14 +23,18 @@ Place = int | str
 class CallHost(Protocol):
     """What futures need of their engine."""
 
-    def block(self, until: Callable[[], bool], timeout: float | None) -> bool: ...
+    def block(self, until: Callable[[], bool], timeout: float | None) -> bool:
+        """Waits for `until()`, at most `timeout` seconds; returns what it says then."""
 
     @property
-    def lock(self) -> threading.RLock: ...
+    def lock(self) -> threading.RLock:
+        """Guards what futures and supervisors share."""
 
-    def run_soon(self, callback: Callable[[], object]) -> None: ...
+    def run_soon(self, callback: Callable[[], object]) -> None:
+        """Keeps a user's callback until the lock is free."""
 
-    def settled(self) -> None: ...
+    def settled(self) -> None:
+        """Something was settled outside the loop."""
 
 
 class StoredObject(ObjectRef[R_co]):
@@ -56,7 +60,6 @@ class RemoteCall(Call):
         "class_name",
         "extras",
         "message",
-        "missing",
         "withdraw",
     )
 
@@ -73,7 +76,6 @@ class RemoteCall(Call):
         """Takes the call back from whoever has it; False when it has begun."""
         self.arguments: Payload | None = None
         self.extras: list[tuple[Place, CallFuture[Any] | StoredObject[Any]]] = []
-        self.missing = 0
         self._future: CallFuture[Any] | None = None
 
     @property

@@ -12,11 +12,9 @@ import pickle
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import zmq
@@ -24,6 +22,7 @@ import zmq
 from rl.core.runtime.actors import Actor, Worker
 from rl.core.runtime.board import WINDOW
 from rl.core.runtime.calls import CallFuture, RemoteCall, StoredObject
+from rl.core.runtime.directories import SOCKET_NAME, current_directory, socket_directory
 from rl.core.runtime.events import (
     Answered,
     Construct,
@@ -60,8 +59,6 @@ output_logger = logging.getLogger("rl.workers")
 EVENTS, POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 NOBLOCK, SNDMORE = int(zmq.NOBLOCK), int(zmq.SNDMORE)
 """Plain numbers: pyzmq's enumerations cost microseconds at each message."""
-LONGEST_PATH = 107
-"""Bytes of the name of a unix socket."""
 MAX_MESSAGE = 64 * 2**20
 """Large values travel in segments; a frame beyond this is no message of ours."""
 HIGH_WATER = 4 * WINDOW
@@ -87,8 +84,8 @@ class Dispatcher:
         self._handling = False
         self._outbound: dict[Worker, list[tuple[Any, ...]]] = {}
         self._memory_kills = out_of_memory_kills()
-        self._directory = _socket_directory()
-        self._address = f"ipc://{self._directory}/driver"
+        self._directory = socket_directory()
+        self._address = f"ipc://{self._directory}/{SOCKET_NAME}"
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
@@ -201,7 +198,7 @@ class Dispatcher:
         assert worker is not None
         maker, arguments = (self.book.lend(worker.partner, part) for part in actor.maker)
         extras = self._lend_sources(worker, actor.extras)
-        where = (str(Path.cwd()), sys.path)
+        where = (current_directory(), sys.path)
         self._send(worker, (Kind.CONSTRUCT.value, actor.name, maker, arguments, extras, where))
 
     def _send_call(self, actor: Actor, instruction: Send) -> None:
@@ -384,12 +381,3 @@ def _construction_error(name: str, payload: Payload) -> RuntimeFault:
     error = actor_error(name, CONSTRUCTOR, kind, message)
     error.__cause__ = remote_cause(original, text)
     return error
-
-
-def _socket_directory() -> str:
-    """A fresh directory that only this user can enter."""
-    directory = tempfile.mkdtemp(prefix="rl-")
-    if len(directory.encode()) + len("/driver") > LONGEST_PATH:
-        Path(directory).rmdir()
-        directory = tempfile.mkdtemp(prefix="rl-", dir="/tmp")
-    return directory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import traceback
 
 from rl.errors import ActorDied, ActorError, CallTimeout, Cancelled, UnknownMethod
 
@@ -86,8 +85,3 @@ def shut_down(actor: str) -> ActorDied:
     return ActorDied(
         f"actor {actor!r}: its runtime was shut down. Take results before runtime.shutdown()."
     )
-
-
-def format_exception(error: BaseException) -> str:
-    """The whole traceback with its chain, as text."""
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__))

@@ -234,9 +234,9 @@ def worker_main(task: dict[str, Any]) -> None:
 
 
 def preload(modules: list[str]) -> None:
-    """Imports what workers will want; a module that is not there is theirs to complain about."""
+    """Imports what workers will want; a module that fails is theirs to complain about."""
     for module in modules:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):
             importlib.import_module(module)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import threading
 import types
@@ -66,6 +67,7 @@ class ProcessEngine(Engine):
         self._waiting: deque[Actor] = deque()  # for resources
         self._spawned = 0
         self._closed = False
+        self._pid = os.getpid()
         self._dispatcher = Dispatcher(self._over)
         self._pools: dict[tuple[str, ...], TaskPool] = {}
         with self.lock:
@@ -191,6 +193,8 @@ class ProcessEngine(Engine):
 
     def shutdown(self) -> None:
         """Lets idle workers leave, kills the others, and removes every trace."""
+        if os.getpid() != self._pid:
+            return  # a fork of the driver has a copy of us, but the workers are its parent's
         with self.lock:
             if self._closed:
                 return
