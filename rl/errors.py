@@ -92,6 +92,8 @@ class EnvironmentFault(RLError):
     """An environment raised, the cause, or returned what its spaces forbid."""
 
     exit_code = 3
+    user_traceback = ""
+    """Of what the environment raised, as text: it survives a journey between processes."""
 
 
 class RuntimeFault(RLError):

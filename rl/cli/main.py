@@ -47,12 +47,14 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _users_own(error: RLError) -> BaseException | None:
-    """The error of the user's own code behind ours, whose traceback helps them."""
-    theirs = isinstance(error, EnvironmentFault | RuntimeFault) or getattr(
-        error, "shows_cause", False
-    )
-    return error.__cause__ if theirs else None
+def _users_traceback(error: RLError) -> str:
+    """The traceback of the user's own code behind our error; empty when none of it raised."""
+    if isinstance(error, EnvironmentFault) and error.user_traceback:
+        return error.user_traceback
+    theirs = isinstance(error, EnvironmentFault | RuntimeFault)
+    if error.__cause__ is None or not (theirs or getattr(error, "shows_cause", False)):
+        return ""
+    return "".join(traceback.format_exception(error.__cause__))
 
 
 def _say(message: str) -> None:
@@ -68,9 +70,7 @@ def run_command(command: Callable[[list[str]], int], arguments: Sequence[str]) -
         with _sigterm_raises():
             return command(list(arguments))
     except RLError as error:
-        cause = _users_own(error)
-        if cause is not None:
-            traceback.print_exception(cause, chain=True)
+        sys.stderr.write(_users_traceback(error))
         _say(str(error))
         return error.exit_code
     except KeyboardInterrupt as stop:

@@ -17,7 +17,8 @@ from gymnasium import error as gymnasium_error
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.spaces import ActionLayout, ObservationLayout, Spaces
 from rl.env_runners.atari import RawScore, preprocess_atari
-from rl.errors import EnvironmentFault, RLError, UsageError
+from rl.env_runners.faults import raised
+from rl.errors import RLError, UsageError
 
 __all__ = ["EnvironmentFactory", "describe_env", "known_ids", "register_env"]
 
@@ -93,13 +94,13 @@ class EnvironmentFactory:
         except (ModuleNotFoundError, gymnasium_error.Error) as error:
             if isinstance(self.env, str):
                 raise UsageError(_unimportable(self.env, error)) from error
-            raise EnvironmentFault(_raised(self.name, error)) from error
+            raise raised(f"env {self.name}", "its constructor", error) from error
         except Exception as error:
             if self.env_kwargs and "unexpected keyword argument" in str(error):
                 raise UsageError(
                     f"env {self.name}: env_kwargs {dict(self.env_kwargs)} do not suit it: {error}"
                 ) from error
-            raise EnvironmentFault(_raised(self.name, error)) from error
+            raise raised(f"env {self.name}", "its constructor", error) from error
         if not isinstance(env, gymnasium.Env):
             raise UsageError(
                 f"env {self.name}: gave a {type(env).__name__}, not a gymnasium.Env; return an"
@@ -159,10 +160,6 @@ def _unimportable(env_id: str, error: Exception) -> str:
         f"env {env_id}: the module {module!r} cannot be imported ({error}); install it, or run"
         f" where Python finds it (looked in {', '.join(path or '.' for path in sys.path[:3])}, ...)"
     )
-
-
-def _raised(name: str, error: Exception) -> str:
-    return f"env {name}: its constructor raised {type(error).__name__}: {error}"
 
 
 def describe_env(config: AlgorithmConfig) -> Spaces:

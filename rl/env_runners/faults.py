@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ def raised(where: str, call: str, error: Exception) -> EnvironmentFault:
     """The fault of an environment that raised; the caller chains the error."""
     if isinstance(error, EnvironmentFault):
         return error
-    return EnvironmentFault(f"{where}: {call} raised {type(error).__name__}: {error}")
+    fault = EnvironmentFault(f"{where}: {call} raised {type(error).__name__}: {error}")
+    fault.user_traceback = "".join(traceback.format_exception(error))
+    return fault
 
 
 def _shown(value: Any) -> str:

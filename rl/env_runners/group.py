@@ -13,10 +13,11 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.weights import Weights
 from rl.core.models.actor import ActorFactory
 from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime
+from rl.core.runtime.failures import RemoteTraceback
 from rl.env_runners.env_runner import EnvRunner, OutOfStep
 from rl.env_runners.environments import EnvironmentFactory
 from rl.env_runners.runner_state import RunnerState
-from rl.errors import ActorDied, ActorError, RLError, RuntimeFault
+from rl.errors import ActorDied, ActorError, EnvironmentFault, RLError, RuntimeFault
 
 __all__ = ["EnvRunnerGroup"]
 
@@ -150,10 +151,14 @@ def _modules_of(make_actor: ActorFactory) -> tuple[str, ...]:
 
 
 def _result(future: Future[Any]) -> Any:
-    """The result; an error of ours comes out as itself, cause and all."""
+    """The result; an error of ours comes out as itself, with what the environment raised."""
     try:
         return future.result()
     except ActorError as error:
-        if isinstance(error.__cause__, RLError):
-            raise error.__cause__ from error.__cause__.__cause__
-        raise
+        ours = error.__cause__
+        if not isinstance(ours, RLError):
+            raise
+        if isinstance(ours, EnvironmentFault) and isinstance(ours.__cause__, RemoteTraceback):
+            theirs = ours.user_traceback  # the rest of the remote traceback is our own frames
+            raise ours from (RemoteTraceback(theirs) if theirs else None)
+        raise ours from ours.__cause__
