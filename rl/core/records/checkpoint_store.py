@@ -82,6 +82,12 @@ class CheckpointStore:
                 return read_checkpoint(path), skipped
             except CheckpointError as error:
                 skipped.append(str(error))
+        if not skipped:
+            raise CheckpointError(
+                f"no checkpoint in {self.directory}: the run ended before its first one; start it"
+                f" again with --config {self.directory.parent / 'config.yaml'}, and set"
+                " checkpoints.interval to have some on the way"
+            )
         reasons = "".join(f"\n  {reason}" for reason in skipped)
         raise CheckpointError(f"no valid checkpoint in {self.directory}{reasons}")
 
