@@ -3,9 +3,9 @@
     python benchmarks/runtime.py [--rounds 5] [--seconds 0.5] [--only process zmq memcpy]
 
 One JSON object a line. All candidates take turns in each round, so that a busy moment of the
-machine hits all of them; a line gives the median over rounds and their range. A candidate that is
-not installed is reported as absent. `zmq` and `memcpy` are floors: nothing that uses them is
-faster.
+machine hits all of them; a line gives the median over rounds and their range. The peer Ray comes
+with `pip install -e ".[ray]"`; a candidate that is not installed is reported as absent. `zmq` and
+`memcpy` are floors: nothing that uses them is faster.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from abc import ABC
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rl.core.runtime import Runtime
 
+Array = npt.NDArray[np.uint8]
 MEGABYTES = (1, 10, 100)
 PIPELINED = 1000
 IDLE_WORKERS = 16
@@ -103,13 +106,15 @@ class Process(Candidate):
         }
         for size in MEGABYTES:
             array = np.ones(size * 2**20, np.uint8)
-            self.measures[f"put_get_{size}MB"] = lambda array=array: timed(
-                lambda: self.runtime.put(array).result()
-            )
-            self.measures[f"driver_to_actor_{size}MB"] = lambda array=array: timed(
-                lambda: self.actor.call(Target.ends, array).result()
-            )
-            self.measures[f"actor_to_actor_{size}MB"] = lambda size=size: self.hand_over(size)
+            self.measures[f"put_get_{size}MB"] = partial(timed, partial(self.put_get, array))
+            self.measures[f"driver_to_actor_{size}MB"] = partial(timed, partial(self.give, array))
+            self.measures[f"actor_to_actor_{size}MB"] = partial(self.hand_over, size)
+
+    def put_get(self, array: Array) -> None:
+        self.runtime.put(array).result()
+
+    def give(self, array: Array) -> None:
+        self.actor.call(Target.ends, array).result()
 
     def pipelined(self) -> None:
         self.runtime.get([self.actor.call(Target.nothing) for _ in range(PIPELINED)])
@@ -161,13 +166,15 @@ class Ray(Candidate):
         }
         for size in MEGABYTES:
             array = np.ones(size * 2**20, np.uint8)
-            self.measures[f"put_get_{size}MB"] = lambda array=array: timed(
-                lambda: ray.get(ray.put(array))
-            )
-            self.measures[f"driver_to_actor_{size}MB"] = lambda array=array: timed(
-                lambda: ray.get(self.actor.ends.remote(array))
-            )
-            self.measures[f"actor_to_actor_{size}MB"] = lambda size=size: self.hand_over(size)
+            self.measures[f"put_get_{size}MB"] = partial(timed, partial(self.put_get, array))
+            self.measures[f"driver_to_actor_{size}MB"] = partial(timed, partial(self.give, array))
+            self.measures[f"actor_to_actor_{size}MB"] = partial(self.hand_over, size)
+
+    def put_get(self, array: Array) -> None:
+        self.ray.get(self.ray.put(array))
+
+    def give(self, array: Array) -> None:
+        self.ray.get(self.actor.ends.remote(array))
 
     def pipelined(self) -> None:
         self.ray.get([self.actor.nothing.remote() for _ in range(PIPELINED)])
@@ -208,9 +215,7 @@ class Pipe(Candidate):
         }
         for size in MEGABYTES:
             array = np.ones(size * 2**20, np.uint8)
-            self.measures[f"driver_to_actor_{size}MB"] = lambda array=array: timed(
-                lambda: self.call(array)
-            )
+            self.measures[f"driver_to_actor_{size}MB"] = partial(timed, partial(self.call, array))
 
     def call(self, value: Any) -> Any:
         self.here.send(value)
@@ -304,9 +309,7 @@ class Memcpy(Candidate):
             os.posix_fallocate(fd, 0, source.nbytes)
             target = np.frombuffer(mmap.mmap(fd, source.nbytes), np.uint8)
             os.close(fd)
-            copy = lambda source=source, target=target: timed(  # noqa: E731
-                lambda: np.copyto(target, source)
-            )
+            copy = partial(timed, partial(np.copyto, target, source))
             copy()
             for what in ("put_get", "driver_to_actor", "actor_to_actor"):
                 self.measures[f"{what}_{size}MB"] = copy

@@ -38,6 +38,7 @@ class Actor:
     ) -> None:
         self.name = supervisor.name
         self.spec = spec
+        self.class_name = spec.class_name
         self.supervisor = supervisor
         self.maker = maker
         """Its class and its arguments, kept to make it anew."""
@@ -63,6 +64,8 @@ class Worker:
         self.identity = identity_of(number)
         self.pid: int | None = None
         self.connected = False
+        self.last_sent = 0
+        """Number of the call sent last; answers come in the order of sending."""
         with contextlib.ExitStack() as unless_all_is_there:
             self.board = Board.create()
             unless_all_is_there.callback(self.board.close)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from rl.core.runtime.base import Future, ObjectRef
 from rl.core.runtime.events import Call
 from rl.core.runtime.failures import actor_error, call_timeout, remote_cause, unknown_method
-from rl.core.runtime.memory import Payload
+from rl.core.runtime.memory import NOTHING, Payload
 from rl.core.runtime.wire import Outcome
 from rl.errors import NotSerializable, UsageError
 
@@ -174,7 +174,8 @@ class CallFuture(Future[R_co]):
     def settle(self, outcome: Outcome, payload: Payload) -> None:
         """The answer is here; it is opened when somebody wants to see it."""
         if not self._finished:
-            self._answer = (outcome, payload)
+            if payload is not NOTHING:  # else the value is None already
+                self._answer = (outcome, payload)
             self.payload = payload if outcome is Outcome.RETURNED else None
             self._finish()
 
@@ -253,6 +254,8 @@ def split_arguments(
 ]:
     """Takes futures and references out of the top level; the callee puts their values back in."""
     extras: list[tuple[Place, CallFuture[Any] | StoredObject[Any]]] = []
+    if not args and not kwargs:
+        return (), {}, extras
     places: list[tuple[Place, Any]] = [*enumerate(args), *kwargs.items()]
     for place, value in places:
         if isinstance(value, CallFuture | StoredObject):

@@ -8,7 +8,6 @@ of sends is that of calls.
 from __future__ import annotations
 
 import logging
-import pickle
 import shutil
 import signal
 import sys
@@ -20,7 +19,6 @@ from typing import Any, cast
 import zmq
 
 from rl.core.runtime.actors import Actor, Worker
-from rl.core.runtime.board import WINDOW
 from rl.core.runtime.calls import CallFuture, RemoteCall, StoredObject
 from rl.core.runtime.directories import SOCKET_NAME, current_directory, socket_directory
 from rl.core.runtime.events import (
@@ -45,9 +43,10 @@ from rl.core.runtime.exits import Exit, describe_status, out_of_memory_kills
 from rl.core.runtime.failures import CONSTRUCTOR, actor_error, remote_cause
 from rl.core.runtime.forkserver import DUMP_SIGNAL, Birth
 from rl.core.runtime.launcher import Launcher
-from rl.core.runtime.memory import Payload, SegmentBook
+from rl.core.runtime.memory import NOTHING, Payload, SegmentBook
 from rl.core.runtime.reactor import Reactor
-from rl.core.runtime.wire import Blob, Kind, Outcome
+from rl.core.runtime.router import Router
+from rl.core.runtime.wire import OUTCOMES, Blob, Kind, Outcome
 from rl.errors import RuntimeFault
 
 __all__ = ["Dispatcher"]
@@ -56,13 +55,7 @@ logger = logging.getLogger(__name__)
 output_logger = logging.getLogger("rl.workers")
 """Every line that a worker prints, at level INFO."""
 
-EVENTS, POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
-NOBLOCK, SNDMORE = int(zmq.NOBLOCK), int(zmq.SNDMORE)
-"""Plain numbers: pyzmq's enumerations cost microseconds at each message."""
-MAX_MESSAGE = 64 * 2**20
-"""Large values travel in segments; a frame beyond this is no message of ours."""
-HIGH_WATER = 4 * WINDOW
-"""Messages per worker: its window of calls, and room for notes. A send therefore never blocks."""
+ANSWER, CALL, CALLS = Kind.ANSWER.value, Kind.CALL.value, Kind.CALLS.value
 
 
 class Dispatcher:
@@ -80,20 +73,15 @@ class Dispatcher:
         self._closed = False
         self._by_identity: dict[bytes, Worker] = {}
         self._launchers: dict[tuple[str, ...], Launcher] = {}
+        self._owing: set[Worker] = set()
+        """Who has something to say: is not made yet, or has calls to answer."""
         self._events: deque[tuple[Actor, Event]] = deque()
         self._handling = False
         self._outbound: dict[Worker, list[tuple[Any, ...]]] = {}
         self._memory_kills = out_of_memory_kills()
         self._directory = socket_directory()
         self._address = f"ipc://{self._directory}/{SOCKET_NAME}"
-        self._context = zmq.Context()
-        self._router = self._context.socket(zmq.ROUTER)
-        self._router.setsockopt(zmq.LINGER, 0)
-        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._router.setsockopt(zmq.SNDHWM, HIGH_WATER)
-        self._router.setsockopt(zmq.RCVHWM, HIGH_WATER)
-        self._router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._router.bind(self._address)
+        self._router = Router(self._address)
         self._execute: dict[type, Callable[[Actor, Any], None]] = {
             Construct: self._construct,
             Deliver: self._deliver,
@@ -105,8 +93,8 @@ class Dispatcher:
             StartWorker: self._start_worker,
             Warn: self._warn,
         }
-        self.reactor = Reactor(self._tick)
-        self.reactor.register(self._router.FD, self.receive)
+        self.reactor = Reactor(self._tick, before_sleep=self.catch_up)
+        self.reactor.register(self._router.fd, self._receive_now)
 
     # Events
 
@@ -132,7 +120,7 @@ class Dispatcher:
         """Sends the calls that have gathered, those for one worker in one message."""
         while self._outbound:
             worker, calls = self._outbound.popitem()
-            self._send(worker, calls[0] if len(calls) == 1 else (Kind.CALLS.value, calls))
+            self._send(worker, calls[0] if len(calls) == 1 else (CALLS, calls))
 
     def await_sources(
         self,
@@ -188,6 +176,7 @@ class Dispatcher:
         actor.worker = worker
         self.workers[worker.number] = worker
         self._by_identity[worker.identity] = worker
+        self._owing.add(worker)
         self.reactor.register(worker.output, lambda: self._log_output(worker))
         birth = Birth(worker.number, self._address, dict(actor.spec.environment), actor.preload)
         launcher.start(birth, worker.fds_to_give)
@@ -205,14 +194,24 @@ class Dispatcher:
         call, worker = instruction.call, actor.worker
         assert isinstance(call, RemoteCall)
         assert worker is not None
-        assert call.arguments is not None
-        arguments = self.book.lend(worker.partner, call.arguments)
-        extras = self._lend_sources(worker, call.extras) if call.extras else ()
-        call.arguments, call.extras = None, []
+        message: tuple[Any, ...] = (CALL, call.number, call.message)
         self.book.settle()
         notes = worker.partner.notes()
-        message = (Kind.CALL.value, call.number, call.message, arguments, extras, *notes)
-        self._outbound.setdefault(worker, []).append(message)
+        if call.arguments is not None:
+            arguments = self.book.lend(worker.partner, call.arguments)
+            extras = self._lend_sources(worker, call.extras) if call.extras else ()
+            call.arguments, call.extras = None, []
+            message = (*message, arguments, extras, *notes)
+        elif notes:
+            message = (*message, None, (), *notes)
+        worker.last_sent = call.number
+        # If nobody owed anything, the send cannot have noticed a message: its answer comes later.
+        self._router.drained = self._router.drained and not self._owing
+        self._owing.add(worker)
+        if worker in self._outbound:
+            self._outbound[worker].append(message)
+        else:
+            self._outbound[worker] = [message]
 
     def _deliver(self, _: Actor, instruction: Deliver) -> None:
         assert isinstance(instruction.call, RemoteCall)
@@ -275,6 +274,7 @@ class Dispatcher:
         self.reactor.unregister(worker.output)
         gone = WorkerGone(worker.incarnation, worker.exit(how))
         del self.workers[number], self._by_identity[worker.identity]
+        self._owing.discard(worker)
         worker.actor.worker = None
         self.book.part(number)
         worker.close()
@@ -292,33 +292,45 @@ class Dispatcher:
     # Messages
 
     def receive(self) -> bool:
-        """Handles all that has come, for the socket tells of news only once. False if nothing."""
-        heard = False
-        while not self._closed and int(self._router.get(EVENTS)) & POLLIN:
-            worker = self._by_identity.get(self._router.recv(NOBLOCK))
-            data = self._router.recv(NOBLOCK)
-            heard = True
+        """Handles all that has come; False if nothing has."""
+        if self._closed or not self._router.has_news():
+            return False
+        self._receive_now()
+        return True
+
+    def catch_up(self) -> bool:
+        """As `receive`, unless the descriptor will tell."""
+        return not self._router.drained and self.receive()
+
+    def _receive_now(self) -> None:
+        while not self._closed and (received := self._router.read()) is not None:
+            worker = self._by_identity.get(received[0])
             if worker is None:
                 self.stale += 1
-                continue
-            self._hear_worker(worker, pickle.loads(data))
-        if heard:
-            self._handle_events()
-        return heard
+            else:
+                self._hear_worker(worker, received[1])
+            if not self._router.has_news():
+                break
+        self._handle_events()
 
     def _hear_worker(self, worker: Worker, message: tuple[Any, ...]) -> None:
         actor, kind = worker.actor, message[0]
-        if kind == Kind.ANSWER:
-            _, number, outcome, blob, released, retired = message
-            payload = self._take_in(worker, blob, released, retired)
-            self._happened(actor, Answered(worker.incarnation, number, (Outcome(outcome), payload)))
+        if kind == ANSWER:
+            number = message[1]
+            if number == worker.last_sent:
+                self._owing.discard(worker)
+            self._happened(
+                actor, Answered(worker.incarnation, number, self._answer(worker, message))
+            )
         elif kind == Kind.HELLO:
             worker.connected = True
             self._happened(actor, WorkerUp(worker.incarnation))
         elif kind == Kind.CONSTRUCTED:
+            self._owing.discard(worker)
             self._happened(actor, Constructed(worker.incarnation))
         elif kind == Kind.CONSTRUCTION_FAILED:
             _, key, blob, released, retired = message
+            self._owing.discard(worker)
             payload = self._take_in(worker, blob, released, retired)
             event = ConstructionFailed(
                 worker.incarnation, key, lambda: _construction_error(actor.name, payload)
@@ -328,6 +340,12 @@ class Dispatcher:
     def _happened(self, actor: Actor, event: Event) -> None:
         """As `tell`, but handled only when every message has been read."""
         self._events.append((actor, event))
+
+    def _answer(self, worker: Worker, message: tuple[Any, ...]) -> tuple[Outcome, Payload]:
+        if len(message) == 2:
+            return ANSWERED_NOTHING
+        _, _, outcome, blob, released, retired = message
+        return OUTCOMES[outcome], self._take_in(worker, blob, released, retired)
 
     def _take_in(
         self, worker: Worker, blob: Blob, released: tuple[int, ...], retired: tuple[int, ...]
@@ -346,17 +364,13 @@ class Dispatcher:
         return tuple(lent)
 
     def _send(self, worker: Worker, message: tuple[Any, ...]) -> None:
-        data = pickle.dumps(message, protocol=5)
+        if message[0] != CALL:
+            self._router.drained = False
         try:
-            self._router.send(worker.identity, NOBLOCK | SNDMORE)
-            self._router.send(data, NOBLOCK)
-        except zmq.ZMQError as error:
-            # It is dead, and its launcher will say so; anything else must not pass in silence.
-            if error.errno != zmq.EHOSTUNREACH:
-                logger.exception(
-                    "message to actor %r was not sent; it is killed", worker.actor.name
-                )
-                self._signal(worker.actor, signal.SIGKILL)
+            self._router.send(worker.identity, message)  # its launcher tells of the dead
+        except zmq.ZMQError:
+            logger.exception("message to actor %r was not sent; it is killed", worker.actor.name)
+            self._signal(worker.actor, signal.SIGKILL)
 
     def close(self) -> None:
         """Ends every process and gives everything back. Called without the lock."""
@@ -370,10 +384,12 @@ class Dispatcher:
             self._by_identity.clear()
             self._closed = True
         self.reactor.close()
-        self._router.close(0)
-        self._context.term()
+        self._router.close()
         shutil.rmtree(self._directory, ignore_errors=True)
         self.book.close()
+
+
+ANSWERED_NOTHING = (Outcome.RETURNED, NOTHING)
 
 
 def _construction_error(name: str, payload: Payload) -> RuntimeFault:

@@ -12,11 +12,12 @@ import socket
 from collections import defaultdict, deque
 from typing import Any
 
+from rl.core.runtime import wire
 from rl.core.runtime.segments import Bytes, Segment, SegmentPool, owner_of, view_of
 from rl.core.runtime.wire import Blob, segment_in, unpack
 from rl.core.runtime.worker import ANNOUNCEMENT
 
-__all__ = ["Payload", "SegmentBook", "SegmentRef"]
+__all__ = ["NOTHING", "Payload", "SegmentBook", "SegmentRef"]
 
 DRIVER = 0
 
@@ -59,6 +60,10 @@ class Payload:
         return view_of(self.ref.segment, holder.clear)
 
 
+NOTHING = Payload(wire.NOTHING, None)
+"""None, shared by all who say it."""
+
+
 class Partner:
     """What the book knows of one worker."""
 
@@ -70,8 +75,13 @@ class Partner:
         self.frees: list[int] = []
         self.forgets: list[int] = []
 
-    def notes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Takes what it is to be told: its segments that are free, and others' to forget."""
+    def notes(self) -> tuple[tuple[int, ...], ...]:
+        """Takes what it is to be told: its segments that are free, and others' to forget.
+
+        Empty when there is nothing.
+        """
+        if not self.frees and not self.forgets:
+            return ()
         frees, forgets = tuple(self.frees), tuple(self.forgets)
         self.frees, self.forgets = [], []
         return frees, forgets

@@ -10,15 +10,12 @@ import atexit
 import logging
 import os
 import sys
-import threading
 import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
-
-import cloudpickle
 
 from rl.core.runtime.actors import Actor
 from rl.core.runtime.base import ActorHandle, ActorSpec, Engine, Future, ObjectRef
@@ -51,7 +48,6 @@ logger = logging.getLogger(__name__)
 
 GOODBYE_S = 2.0
 """How long idle workers get to leave by themselves."""
-NO_ARGUMENTS: Blob = (cloudpickle.dumps(((), {}), protocol=5), ())
 
 
 class ProcessEngine(Engine):
@@ -70,15 +66,12 @@ class ProcessEngine(Engine):
         self._pid = os.getpid()
         self._dispatcher = Dispatcher(self._over)
         self._pools: dict[tuple[str, ...], TaskPool] = {}
+        self.lock = self._dispatcher.reactor.lock
+        """Guards everything that belongs to the engine."""
         with self.lock:
             self._dispatcher.launcher(())  # its imports run while the driver goes on
         # The interpreter must not end with the background thread inside a socket.
         self._at_exit = atexit.register(_shutdown, weakref.ref(self))
-
-    @property
-    def lock(self) -> threading.RLock:
-        """Guards everything that belongs to the engine."""
-        return self._dispatcher.reactor.lock
 
     def spawn(self, spec: ActorSpec[T]) -> ActorHandle[T]:
         """Asks for a worker and returns.
@@ -124,9 +117,9 @@ class ProcessEngine(Engine):
         self, actor: Actor, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Future[Any]:
         """Sends a message to an actor."""
-        call = RemoteCall(actor.name, actor.spec.class_name, method)
+        call = RemoteCall(actor.name, actor.class_name, method)
         future = call.promise(self)
-        if not self._fill(call, args, kwargs, f"actor {actor.name!r}, method {method!r}"):
+        if (args or kwargs) and not self._fill(call, args, kwargs):
             return future
         call.withdraw = lambda: self.withdraw(actor, call)
         with self.lock:
@@ -137,7 +130,7 @@ class ProcessEngine(Engine):
                     then=lambda: self._dispatcher.tell(actor, BecameReady(call)),
                     otherwise=lambda error: self._dispatcher.tell(actor, Withdrawn(call, error)),
                 )
-            heard = self._dispatcher.receive()
+            heard = self._dispatcher.catch_up()
         if heard or future.done():
             self.settled()
         return future
@@ -150,7 +143,7 @@ class ProcessEngine(Engine):
         name = getattr(function, "__name__", repr(function))
         call = RemoteCall("task", "task", name, message="run")
         future = call.promise(self)
-        if not self._fill(call, (function, *args), kwargs, f"task {name!r}"):
+        if not self._fill(call, (function, *args), kwargs):
             return future
         preload = _preload_for(function)
         with self.lock:
@@ -163,6 +156,7 @@ class ProcessEngine(Engine):
             self._dispatcher.await_sources(
                 call.extras, then=lambda: waiting.add(call), otherwise=call.fail
             )
+            self._dispatcher.catch_up()
         self.settled()
         return future
 
@@ -234,19 +228,18 @@ class ProcessEngine(Engine):
 
     # Arguments
 
-    def _fill(
-        self, call: RemoteCall, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str
-    ) -> bool:
+    def _fill(self, call: RemoteCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Packs the arguments; False when they cannot travel, and then the future says so."""
         plain, named, call.extras = split_arguments(args, kwargs)
         call.ready = not any(isinstance(source, Future) for _, source in call.extras)
         try:
-            blob = self._pack((plain, named)) if plain or named else NO_ARGUMENTS
+            blob = self._pack((plain, named))
         except RuntimeFault as error:  # no memory
             call.fail(error)
             return False
         except Exception as error:
-            call.fail(find_unpicklable(what, plain, named, error))
+            kind = "task" if call.message is not call.method else f"actor {call.actor!r}, method"
+            call.fail(find_unpicklable(f"{kind} {call.method!r}", plain, named, error))
             return False
         call.arguments = self._dispatcher.book.keep(blob)
         return True
@@ -303,7 +296,7 @@ class ProcessHandle(ActorHandle[T], Generic[T]):
     def call(
         self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[R]:
-        name = getattr(method, "__name__", repr(method))
+        name: str = getattr(method, "__name__", None) or repr(method)
         return self._engine.call(self._actor, name, args, kwargs)
 
     def kill(self) -> None:

@@ -23,24 +23,33 @@ logger = logging.getLogger(__name__)
 BUSY_TICK = 0.05
 """Seconds between ticks while something has a deadline."""
 IDLE_TICK = 0.5
+EVENTS_AT_ONCE = 64
+"""The rest comes with the next turn."""
 LINGER = 0.005
 """Seconds that the background stays away after a waiting thread has turned the loop: that thread
 will be back soon, and two listeners would only wake each other up."""
 
 
 class Reactor:
-    """The loop. `on_tick(now)` is called with the lock; whether soon again, it returns."""
+    """The loop. `on_tick(now)` is called with the lock; whether soon again, it returns.
 
-    def __init__(self, on_tick: Callable[[float], bool]) -> None:
+    `before_sleep()` is called with the lock too; when it returns True, something was heard, and
+    the loop does not sleep. It is for descriptors that tell of news only once.
+    """
+
+    def __init__(
+        self, on_tick: Callable[[float], bool], before_sleep: Callable[[], bool] = lambda: False
+    ) -> None:
         self.lock = threading.RLock()
         self._on_tick = on_tick
+        self._before_sleep = before_sleep
         self._tick_at = 0.0
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], object]] = {}
         self._later: deque[Callable[[], object]] = deque()
         self._turning = threading.Lock()
         self._turned = threading.Condition()
-        self._waiters = 0
+        self._waiters: list[None] = []  # one entry each: append and pop need no lock
         self._last_foreground = 0.0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -80,7 +89,7 @@ class Reactor:
         if until():
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._count_waiter(1)
+        self._waiters.append(None)
         try:
             while not until():
                 remaining = None if deadline is None else deadline - time.monotonic()
@@ -95,7 +104,8 @@ class Reactor:
                             self._turned.wait(patience)
             return True
         finally:
-            self._count_waiter(-1)
+            self._waiters.pop()
+            self._last_foreground = time.monotonic()
 
     def run_later(self) -> None:
         """Runs what `call_later` has gathered; the caller does not hold the lock."""
@@ -122,8 +132,12 @@ class Reactor:
         os.close(self._wake_write)
 
     def _turn(self, timeout: float | None) -> None:
-        patience = max(0.0, self._tick_at - time.monotonic())
-        events = self._epoll.poll(patience if timeout is None else min(patience, timeout))
+        with self.lock:
+            heard = self._before_sleep()
+        patience = 0.0 if heard else max(0.0, self._tick_at - time.monotonic())
+        if timeout is not None:
+            patience = min(patience, timeout)
+        events = self._epoll.poll(patience, EVENTS_AT_ONCE)
         with self.lock:
             for fd, _ in events:
                 handler = self._handlers.get(fd)
@@ -134,7 +148,9 @@ class Reactor:
                 soon = self._on_tick(now)
                 self._tick_at = now + (BUSY_TICK if soon else IDLE_TICK)
 
-    def _try_turn(self, timeout: float | None, until: Callable[[], bool]) -> bool:
+    def _try_turn(
+        self, timeout: float | None, until: Callable[[], bool], *, in_background: bool = False
+    ) -> bool:
         """Turns once, unless another thread does; then False."""
         if not self._turning.acquire(blocking=False):
             return False
@@ -143,7 +159,7 @@ class Reactor:
                 self._turn(timeout)
         finally:
             self._turning.release()
-            if self._waiters > 1 or threading.current_thread() is self._thread:
+            if len(self._waiters) > 1 or in_background:
                 with self._turned:
                     self._turned.notify_all()
         # Not before: a callback that waits must find the loop free.
@@ -159,15 +175,10 @@ class Reactor:
                 time.sleep(away)
                 continue
             try:
-                self._try_turn(None, lambda: False)
+                self._try_turn(None, lambda: False, in_background=True)
             except Exception:
                 logger.exception("the runtime's loop failed; it goes on")
                 time.sleep(0.1)
-
-    def _count_waiter(self, change: int) -> None:
-        with self._turned:
-            self._waiters += change
-            self._last_foreground = time.monotonic()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):

@@ -55,6 +55,8 @@ from rl.errors import ActorDied, RestartsExhausted
 __all__ = ["Phase", "Policy", "Supervisor"]
 
 
+FROM_OUTSIDE = "SIGKILL"
+"""No program ends itself so: an operator does, or the kernel when memory is out."""
 REFILL_AT = WINDOW // 2
 """A full window is filled up again from here, in one go: many small messages cost more than one
 large."""
@@ -76,7 +78,8 @@ class Policy:
     life."""
     longest_delay: float = 30.0
     same_failure_limit: int = 3
-    """Lives in a row that end alike with no call completed: then it would only happen again."""
+    """Lives in a row that end alike with no call completed: then it would only happen again. A
+    SIGKILL is no such end, it comes from outside: `max_restarts` alone bounds those."""
     dump_grace: float = 0.3
     """Between asking a hung worker for its stacks and killing it."""
     late_tick: float = 2.0
@@ -119,7 +122,8 @@ class Supervisor:
         self._has_worker = False
         self._completed = 0  # calls of this incarnation
         self._ever_constructed = False
-        self._failures: list[str] = []  # of the last lives in a row that completed no call
+        self._failures: list[str | None] = []
+        """Of the last lives in a row that completed no call; None for one ended from outside."""
         self._construction_error: ConstructionFailed | None = None
         self._since = 0.0  # when what we wait for now began: the start, or the call under way
         self._last_tick: float | None = None
@@ -262,7 +266,8 @@ class Supervisor:
         how = self._hung or event.exit.how
         text = f"actor {self.name!r}: {self._hung + '; ' if self._hung else ''}{event.exit}"
         failed = self._construction_error
-        key = failed.key if failed else how
+        outside = not failed and not self._hung and how.startswith(FROM_OUTSIDE)
+        key = None if outside else failed.key if failed else how
         self._failures = [] if self._completed else self._failures
         if not self._completed:
             self._failures.append(key)
@@ -286,7 +291,7 @@ class Supervisor:
             self._restarts.popleft()
         if policy.max_restarts == 0:
             return "It has no restarts: give spawn(max_restarts=...) to have it replaced."
-        last = self._failures[-policy.same_failure_limit :]
+        last = [key for key in self._failures if key is not None][-policy.same_failure_limit :]
         if len(last) == policy.same_failure_limit and len(set(last)) == 1:
             return (
                 f"That was the same end {policy.same_failure_limit} times in a row, with no call "

@@ -39,6 +39,9 @@ INLINE_BYTES = 32 * 1024
 """Up to here two copies through a socket are cheaper than the bookkeeping of a segment."""
 NOTHING: InlineBlob = (pickle.dumps(None, protocol=5), ())
 """The most frequent result of all."""
+PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
+"""What pickle packs as cloudpickle does, in a tenth of the time; in short tuples and dicts too."""
+FEW = 8
 ALIGNMENT = 64
 """Of each array in a segment: a cache line, and what vector instructions like."""
 
@@ -74,12 +77,20 @@ class Outcome(enum.IntEnum):
     SKIPPED = 5
 
 
+OUTCOMES = tuple(Outcome)
+"""By number."""
+
+
 def pack(value: object, take: Callable[[int], Segment]) -> Blob:
     """Pickles `value`, a large one into a segment from `take(size)`. Raises what pickle raises."""
     if value is None:
         return NOTHING
+    if _is_plain(value):
+        body = pickle.dumps(value, protocol=5)
+        if len(body) <= INLINE_BYTES:
+            return body, ()
     buffers: list[pickle.PickleBuffer] = []
-    body: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    body = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     raws: list[bytes | memoryview] = [body, *(buffer.raw() for buffer in buffers)]
     if sum(memoryview(raw).nbytes for raw in raws) <= INLINE_BYTES:
         return body, tuple(bytes(raw) for raw in raws[1:])
@@ -94,6 +105,16 @@ def pack(value: object, take: Callable[[int], Segment]) -> Blob:
         for raw, (start, length) in zip(raws, spans, strict=True):
             memory[start : start + length] = raw
     return segment.id, tuple(spans)
+
+
+def _is_plain(value: object) -> bool:
+    if type(value) in PLAIN:
+        return True
+    if type(value) is tuple:
+        return len(value) <= FEW and all(map(_is_plain, value))
+    if type(value) is dict:
+        return len(value) <= FEW and all(map(_is_plain, (*value, *value.values())))
+    return False
 
 
 def unpack(blob: Blob, view: Callable[[int], Bytes]) -> Any:

@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,10 @@ from rl.core.runtime.wire import NOTHING, Blob, Kind, Outcome, pack, pack_error,
 
 __all__ = ["ANNOUNCEMENT", "WorkerPlace", "identity_of", "run_worker"]
 
+ANSWER, CALL, CALLS = Kind.ANSWER.value, Kind.CALL.value, Kind.CALLS.value
 ANNOUNCEMENT = struct.Struct("=QQ")
 """Goes over the lane beside each descriptor: id and size of the segment."""
+NO_ARGUMENTS: tuple[Sequence[Any], dict[str, Any]] = ((), {})
 LINGER_MS = 500
 """A worker that is told to stop waits so long for its last answer to leave."""
 
@@ -90,9 +92,9 @@ class _Worker:
         while True:
             message = pickle.loads(self._socket.recv())
             kind = message[0]
-            if kind == Kind.CALL:
+            if kind == CALL:
                 self._call(*message[1:])
-            elif kind == Kind.CALLS:
+            elif kind == CALLS:
                 for call in message[1]:
                     self._call(*call[1:])
             elif kind == Kind.NOTE:
@@ -131,33 +133,33 @@ class _Worker:
         self,
         number: int,
         method: str,
-        arguments: Blob,
-        extras: tuple[tuple[int | str, Blob], ...],
-        frees: tuple[int, ...],
-        forgets: tuple[int, ...],
+        arguments: Blob | None = None,
+        extras: tuple[tuple[int | str, Blob], ...] = (),
+        frees: tuple[int, ...] = (),
+        forgets: tuple[int, ...] = (),
     ) -> None:
         if frees or forgets:
             self._note(frees, forgets)
         if self._board.begin(number):
             outcome, blob = self._run(method, arguments, extras)
         else:
-            for passed in (arguments, *(blob for _, blob in extras)):
-                self._pass_over(passed)
+            self._pass_over(arguments, extras)
             outcome, blob = Outcome.SKIPPED, NOTHING
-        self._send_with((Kind.ANSWER.value, number, outcome.value), blob)
+        if blob is NOTHING and not self._released and not self._retired:
+            self._send((ANSWER, number))
+        else:
+            self._send_with((ANSWER, number, outcome.value), blob)
 
     def _run(
-        self, method: str, arguments: Blob, extras: tuple[tuple[int | str, Blob], ...]
+        self, method: str, arguments: Blob | None, extras: tuple[tuple[int | str, Blob], ...]
     ) -> tuple[Outcome, Blob]:
         bound = getattr(self._actor, method, None)
         if not callable(bound):
-            self._pass_over(arguments)
-            for _, blob in extras:
-                self._pass_over(blob)
+            self._pass_over(arguments, extras)
             names = [word for word in dir(self._actor) if not word.startswith("_")]
             return Outcome.UNKNOWN_METHOD, pack(names, self._pool.take)
         try:
-            args, kwargs = self._arguments(arguments, extras)
+            args, kwargs = NO_ARGUMENTS if arguments is None else self._arguments(arguments, extras)
         except Exception as error:
             return Outcome.ARGUMENT_STUCK, pack_error(error, self._pool.take)
         try:
@@ -173,7 +175,7 @@ class _Worker:
 
     def _arguments(
         self, arguments: Blob, extras: tuple[tuple[int | str, Blob], ...]
-    ) -> tuple[list[Any], dict[str, Any]]:
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
         blobs = [arguments, *(blob for _, blob in extras)]
         try:
             args, kwargs = self._unpack(blobs.pop(0))
@@ -199,11 +201,14 @@ class _Worker:
             self._receive_segment()
         return view_of(self._foreign[segment_id], lambda: self._released.append(segment_id))
 
-    def _pass_over(self, blob: Blob) -> None:
+    def _pass_over(
+        self, blob: Blob | None, extras: tuple[tuple[int | str, Blob], ...] = ()
+    ) -> None:
         """Gives back what was sent and not looked at."""
-        segment_id = segment_in(blob)
-        if segment_id is not None:
-            self._released.append(segment_id)
+        for passed in (blob, *(extra for _, extra in extras)):
+            segment_id = segment_in(passed) if passed is not None else None
+            if segment_id is not None:
+                self._released.append(segment_id)
 
     def _receive_segment(self) -> None:
         data, fds, _, _ = socket.recv_fds(self._lane, ANNOUNCEMENT.size, 1)

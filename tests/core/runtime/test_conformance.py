@@ -7,7 +7,7 @@ import pytest
 from rl.core.runtime import Runtime
 from rl.core.runtime.base import ActorSpec
 from rl.core.runtime.inline import InlineEngine
-from rl.testing.check_runtime import RUNTIME_CHECKS, RuntimeCheck, check_runtime
+from rl.testing.runtimes import RUNTIME_CHECKS, RuntimeCheck, check_runtime
 
 
 @pytest.mark.parametrize("engine", ["inline", "process"])

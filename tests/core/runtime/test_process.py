@@ -21,6 +21,7 @@ import pytest
 
 from rl.core.runtime import ActorHandle, Runtime, note_progress
 from rl.core.runtime.process import ProcessEngine
+from rl.core.runtime.reactor import BUSY_TICK
 from rl.errors import (
     ActorDied,
     ActorError,
@@ -47,6 +48,9 @@ class Worker:
     def add(self, amount: int) -> int:
         self.value += amount
         return self.value
+
+    def nothing(self) -> None:
+        """An empty call: its message and its answer are the shortest."""
 
     def pid(self) -> int:
         return os.getpid()
@@ -531,6 +535,19 @@ def test_calls_from_many_threads_get_their_own_answers(runtime: Runtime) -> None
         thread.join()
     assert wrong == []
     assert actor.call(Worker.add, 0).result(PATIENCE) == 800
+
+
+def test_no_answer_waits_for_the_next_tick(runtime: Runtime) -> None:
+    actors = [runtime.spawn(Worker) for _ in range(2)]
+    runtime.get([actor.call(Worker.add, 1) for actor in actors], timeout=PATIENCE)
+    seconds = []
+    for _ in range(20):
+        start = time.monotonic()
+        for future in [actor.call(Worker.add, 1) for actor in actors]:
+            future.result(PATIENCE)
+        actors[0].call(Worker.nothing).result(PATIENCE)
+        seconds.append(time.monotonic() - start)
+    assert float(np.median(seconds)) < BUSY_TICK / 4
 
 
 def test_a_callback_runs_though_nobody_waits(runtime: Runtime) -> None:

@@ -254,6 +254,39 @@ def test_different_ends_are_not_the_same_end() -> None:
     assert supervisor.phase is Phase.ALIVE
 
 
+def test_ends_from_outside_are_bounded_by_the_budget_alone() -> None:
+    supervisor = alive(Policy(max_restarts=8, late_tick=1e9))
+    for number in range(8):
+        die_and_return(supervisor, KILLED, 50.0 * number)
+        assert supervisor.phase is Phase.ALIVE
+    (call,) = submit(supervisor, now=400.0)
+    (error,) = errors(supervisor.handle(WorkerGone(8, KILLED), 400.0))
+    assert type(error) is RestartsExhausted
+    assert "which is its budget" in str(error)
+    assert call.number
+
+
+def test_an_end_from_outside_does_not_hide_that_a_program_ends_alike() -> None:
+    supervisor = alive(Policy(max_restarts=50, late_tick=1e9))
+    crash = Exit("SIGSEGV")
+    for number, end in enumerate((crash, KILLED, crash, KILLED, crash)):
+        assert supervisor.phase is Phase.ALIVE
+        die_and_return(supervisor, end, 50.0 * number)
+    assert supervisor.phase is Phase.ENDED
+
+
+def test_a_hang_that_is_killed_here_counts_as_a_hang() -> None:
+    supervisor = alive(Policy(max_restarts=50, step_timeout=1.0, late_tick=1e9))
+    for number in range(3):
+        assert supervisor.phase is Phase.ALIVE
+        now = 100.0 * number
+        submit(supervisor, now=now)
+        assert supervisor.handle(Tick(), now + 2.0) == [DumpStacks(number)]
+        assert supervisor.handle(Tick(), now + 3.0) == [KillWorker(number)]
+        die_and_return(supervisor, KILLED, now + 3.0)
+    assert supervisor.phase is Phase.ENDED
+
+
 def test_a_constructor_that_raises_at_first_is_never_tried_again() -> None:
     supervisor = Supervisor("a", Policy(max_restarts=5))
     (call,) = submit(supervisor)

@@ -1,6 +1,6 @@
 """What every engine has to do, as checks that anybody can run on theirs.
 
-    from rl.testing.check_runtime import RUNTIME_CHECKS, check_runtime
+    from rl.testing.runtimes import RUNTIME_CHECKS, check_runtime
     check_runtime(lambda: rl.Runtime(engine=MyEngine()))        # all of them
     pytest.mark.parametrize("check", RUNTIME_CHECKS)            # or one test each
 
