@@ -31,6 +31,10 @@ class PrioritizedReplay(ReplayBuffer):
         self._priorities = SumTree(self._rows * num_environments)
         self._largest = 1.0
 
+    @staticmethod
+    def bytes_needed(spaces: Spaces, size: int) -> int:
+        return ReplayBuffer.bytes_needed(spaces, size) + SumTree.bytes_needed(size)
+
     def _stored(self, indices: Array, emptied: Array) -> None:
         self._priorities.set(indices, self._largest**self.alpha)
         self._priorities.set(emptied, 0.0)

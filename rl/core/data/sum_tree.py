@@ -22,6 +22,11 @@ class SumTree:
         self._first = 1 << self._levels  # node 1 is the root, node i has children 2i and 2i + 1
         self._nodes = np.zeros(2 * self._first, np.float64)
 
+    @staticmethod
+    def bytes_needed(size: int) -> int:
+        """Memory of a tree with `size` leaves."""
+        return 16 << max(1, (size - 1).bit_length())
+
     @property
     def total(self) -> float:
         """The sum of all weights."""

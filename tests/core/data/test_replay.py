@@ -273,3 +273,6 @@ def test_the_bytes_needed_are_those_allocated() -> None:
     columns = [replay._observations, *replay._columns().values()]
     allocated = sum(column.nbytes for column in columns)  # type: ignore[union-attr]
     assert ReplayBuffer.bytes_needed(SPACES, 1001) == allocated
+    prioritized = PrioritizedReplay(SPACES, 1, 1000, seed=0, alpha=0.6)
+    allocated += prioritized._priorities._nodes.nbytes
+    assert PrioritizedReplay.bytes_needed(SPACES, 1001) == allocated
