@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rl.algorithms.algorithm import Algorithm
+    from rl.algorithms.dqn import DQN
     from rl.algorithms.ppo import PPO
     from rl.configs.algorithm_config import AlgorithmConfig
     from rl.configs.base import config
+    from rl.configs.dqn import DQNConfig
     from rl.configs.ppo import PPOConfig
     from rl.core.models.policy import Policy
     from rl.core.runtime import Runtime
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from rl.version import __version__
 
 __all__ = [
+    "DQN",
     "PPO",
     "Algorithm",
     "AlgorithmConfig",
     "ConfigError",
+    "DQNConfig",
     "PPOConfig",
     "Policy",
     "RLError",
@@ -38,6 +42,8 @@ _SOURCES = {
     "Algorithm": "rl.algorithms.algorithm",
     "AlgorithmConfig": "rl.configs.algorithm_config",
     "ConfigError": "rl.errors",
+    "DQN": "rl.algorithms.dqn",
+    "DQNConfig": "rl.configs.dqn",
     "PPO": "rl.algorithms.ppo",
     "PPOConfig": "rl.configs.ppo",
     "Policy": "rl.core.models.policy",

@@ -95,11 +95,12 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     # -- what a training_step is made of ---------------------------------------------------------
 
-    def fragment_length(self, rollout_length: int) -> int:
+    def fragment_length(self, rollout_length: int, exact: bool = False) -> int:
         """T of the next fragments: `rollout_length`, or less where the budget ends before.
 
         Whole fragments are kept as long as the budget is overshot by less than one; only several
-        runners can overshoot by more, and then all of them stop earlier.
+        runners can overshoot by more, and then all of them stop earlier. `exact` lets the last
+        fragment be any shorter: the budget is overshot by less than a step of all environments.
         """
         if self._budget is None:
             return rollout_length
@@ -108,7 +109,9 @@ class Algorithm(ABC, Generic[ConfigT]):
             rollout_length * self.config.env_runners.envs_per_runner,
         )
         left = self._budget - self.env_steps
-        longest = max((left + fragment - 1) // width, math.ceil(left / width))
+        longest = math.ceil(left / width)
+        if not exact:
+            longest = max((left + fragment - 1) // width, longest)
         return max(1, min(rollout_length, longest))
 
     def sample(self, length: int) -> list[Rollout]:
@@ -232,6 +235,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             self.config,
             self.policy,
             self.learners.get_state(),
+            self.learners.get_memory(),
             self.env_runners.states,
             {
                 "env_steps": self.env_steps,
@@ -252,6 +256,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         try:
             counters: Any = checkpoint.json("counters.json")
             self.learners.set_state(snapshot.learner_state(checkpoint))
+            self.learners.set_memory(snapshot.memory_state(checkpoint))
             lost = self.env_runners.set_states(snapshot.runner_states(checkpoint))
             self.env_steps = int(counters["env_steps"])
             self.iteration = int(counters["iteration"])

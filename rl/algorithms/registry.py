@@ -21,7 +21,10 @@ __all__ = [
     "read_config",
 ]
 
-ALGORITHMS: Mapping[str, str] = {"ppo": "rl.configs.ppo:PPOConfig"}
+ALGORITHMS: Mapping[str, str] = {
+    "ppo": "rl.configs.ppo:PPOConfig",
+    "dqn": "rl.configs.dqn:DQNConfig",
+}
 """Short name -> where its config class is. Imported when asked for."""
 
 

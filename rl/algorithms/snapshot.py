@@ -4,6 +4,7 @@ config.yaml                       every setting
 counters.json                     steps, iterations, the window of episodes
 policy/policy.json, weights       the module: what acts, loadable on its own
 learner.safetensors               optimizer, generator, what else learning needs
+replay.safetensors                experience that is learnt from again, where there is any
 runners.json, runners.safetensors where each environment stands: its episode and the actions
 since
 """
@@ -24,11 +25,12 @@ from rl.core.models.policy import Policy
 from rl.core.records.checkpoint import Checkpoint
 from rl.env_runners.runner_state import LaneState, RunnerState
 
-__all__ = ["files_of", "learner_state", "portable", "runner_states"]
+__all__ = ["files_of", "learner_state", "memory_state", "portable", "runner_states"]
 
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
 POLICY_WEIGHTS = "policy/weights.safetensors"
 MODULE = "module."
+MEMORY = "replay.safetensors"
 
 
 def portable(config: ConfigT) -> ConfigT:
@@ -40,6 +42,7 @@ def files_of(
     config: AlgorithmConfig,
     policy: Policy,
     learner: Mapping[str, Array],
+    memory: Mapping[str, Array],
     runners: Sequence[RunnerState],
     counters: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -52,6 +55,8 @@ def files_of(
         "runners.json": _json(heads),
         "runners.safetensors": arrays,
     }
+    if memory:
+        files[MEMORY] = dict(memory)
     files |= {f"policy/{name}": content for name, content in policy.files().items()}
     forgotten = [
         f"runner {runner}, environment {b}"
@@ -106,6 +111,11 @@ def learner_state(checkpoint: Checkpoint) -> dict[str, Array]:
         **checkpoint.arrays("learner.safetensors"),
         **{MODULE + k: v for k, v in policy.items()},
     }
+
+
+def memory_state(checkpoint: Checkpoint) -> dict[str, Array]:
+    """The experience kept, where there is any."""
+    return dict(checkpoint.arrays(MEMORY)) if MEMORY in checkpoint.files else {}
 
 
 def runner_states(checkpoint: Checkpoint) -> list[RunnerState]:

@@ -10,11 +10,13 @@ from rl.configs.algorithm_config import (
     RuntimeConfig,
 )
 from rl.configs.base import config
+from rl.configs.dqn import DQNConfig
 from rl.configs.ppo import PPOConfig
 
 __all__ = [
     "AlgorithmConfig",
     "CheckpointsConfig",
+    "DQNConfig",
     "EnvRunnersConfig",
     "EvaluationConfig",
     "LearnersConfig",

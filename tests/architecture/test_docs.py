@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rl.configs.describe import setting_paths
+from rl.configs.dqn import DQNConfig
 from rl.configs.ppo import PPOConfig
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,8 @@ def names_of_the_first_column() -> set[str]:
 
 
 def test_the_table_of_names_knows_every_setting_and_no_other() -> None:
-    assert names_of_the_first_column() == {path for path, _ in setting_paths(PPOConfig)}
+    settings = {path for config in (PPOConfig, DQNConfig) for path, _ in setting_paths(config)}
+    assert names_of_the_first_column() == settings
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

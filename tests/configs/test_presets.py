@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rl.configs import PPOConfig
+from rl.algorithms.registry import algorithm_names, config_class
 from rl.configs.presets import DIRECTORY, find_preset, load_preset, preset_for, preset_names
 from rl.configs.yaml_io import read_settings_file
 from rl.errors import UsageError
@@ -23,18 +23,24 @@ PROMISED = {
     "Ant-v5",
     "ALE/*",
 }
+PROMISED_OF_DQN = {"CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"}
 
 
 def test_the_promised_presets_are_there() -> None:
     assert set(preset_names("ppo")) >= PROMISED
+    assert set(preset_names("dqn")) >= PROMISED_OF_DQN
 
 
-@pytest.mark.parametrize("name", preset_names("ppo"))
-def test_a_preset_makes_a_config(name: str) -> None:
-    found = find_preset("ppo", name.replace("*", "Pong-v5"))
+@pytest.mark.parametrize(
+    ("algo", "name"),
+    [(algo, name) for algo in algorithm_names() for name in preset_names(algo)],
+)
+def test_a_preset_makes_a_config(algo: str, name: str) -> None:
+    found = find_preset(algo, name.replace("*", "Pong-v5"))
     assert found is not None
-    made = PPOConfig(**found)
-    assert made != PPOConfig(env=made.env)
+    settings = config_class(algo)
+    made = settings(**found).checked()
+    assert made != settings(env=made.env)
 
 
 @pytest.mark.parametrize("path", sorted(DIRECTORY.glob("*/*.yaml")), ids=lambda path: path.stem)

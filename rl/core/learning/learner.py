@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -85,14 +86,21 @@ class Learner(ABC, Generic[ConfigT]):
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [T, B] to learn from: scaled where `normalize_rewards` says so, else raw."""
-        rewards = self.tensor(rollout.rewards)
-        if self.reward_scaler is None:
-            return rewards
-        valid = None if rollout.valid is None else self.tensor(rollout.valid)
-        scaled: Tensor = self.reward_scaler(
-            rewards, self.tensor(rollout.terminated | rollout.truncated), valid
-        )
-        return scaled
+        self.observe_rewards(rollout)
+        return self.scaled(self.tensor(rollout.rewards))
+
+    def observe_rewards(self, rollout: Rollout) -> None:
+        """Merges a rollout's rewards into the statistics, where `normalize_rewards` says so."""
+        if self.reward_scaler is not None:
+            self.reward_scaler.update(
+                self.tensor(rollout.rewards),
+                self.tensor(rollout.terminated | rollout.truncated),
+                None if rollout.valid is None else self.tensor(rollout.valid),
+            )
+
+    def scaled(self, rewards: Tensor) -> Tensor:
+        """Raw rewards of any shape as they are learnt from."""
+        return rewards if self.reward_scaler is None else self.reward_scaler.scale(rewards)
 
     def observe(self, observations: TensorTree) -> None:
         """Merges observations [N, *obs] into the module's statistics, where the config wants them.
@@ -109,12 +117,27 @@ class Learner(ABC, Generic[ConfigT]):
         self._parameters = nn.Parameter(vector)
         self._gradient = torch.zeros_like(vector)
         self._parameters.grad = self._gradient
+        become_views(parameters, vector)
         offset = 0
         for parameter in parameters:
             part = slice(offset, offset + parameter.numel())
-            parameter.data = vector[part].view_as(parameter)
             parameter.grad = self._gradient[part].view_as(parameter)
             offset = part.stop
+
+    def frozen_copy(self) -> tuple[Module, Tensor]:
+        """A copy of the module for a target network, and the flat vector of its parameters.
+
+        It wants no gradients, and its buffers are the module's own: statistics are the same for
+        both.
+        """
+        target = copy.deepcopy(self.module)
+        vector = self._parameters.detach().clone()
+        become_views(list(target.parameters()), vector)
+        for name, buffer in self.module.named_buffers():
+            owner, _, attribute = name.rpartition(".")
+            setattr(target.get_submodule(owner), attribute, buffer)
+        target.requires_grad_(False).zero_grad()
+        return target, vector
 
     def tensors(self, tree: Tree) -> TensorTree:
         """Observations on the learner's device."""
@@ -173,6 +196,13 @@ class Learner(ABC, Generic[ConfigT]):
         state["counters"] = torch.tensor([self.num_updates, self._version])
         return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
 
+    def get_memory(self) -> dict[str, Array]:
+        """The experience that is kept, as arrays by name; nothing where none is."""
+        return {}
+
+    def set_memory(self, memory: dict[str, Array]) -> None:
+        """Goes on from what `get_memory` gave; `KeyError` or `ValueError` when it does not fit."""
+
     def set_state(self, state: dict[str, Array]) -> None:
         """Goes on from what `get_state` gave. Raises `CheckpointError` when it does not fit."""
         own = {f"module.{k}": v for k, v in self.module.state_dict().items()}
@@ -206,6 +236,15 @@ class Learner(ABC, Generic[ConfigT]):
             self.optimizer.state[self._parameters] = moments
         self.generator.set_state(torch.tensor(state["generator"]))
         self.num_updates, self._version = (int(n) for n in state["counters"])
+
+
+def become_views(parameters: Sequence[nn.Parameter], vector: Tensor) -> None:
+    """Lets parameters live in a vector, one behind the other; their values become its."""
+    offset = 0
+    for parameter in parameters:
+        part = slice(offset, offset + parameter.numel())
+        parameter.data = vector[part].view_as(parameter)
+        offset = part.stop
 
 
 def choose_device(name: str) -> torch.device:

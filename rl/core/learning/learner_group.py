@@ -45,3 +45,11 @@ class LearnerGroup:
     def set_state(self, state: dict[str, Array]) -> None:
         """See `Learner.set_state`."""
         self._learner.set_state(state)
+
+    def get_memory(self) -> dict[str, Array]:
+        """See `Learner.get_memory`."""
+        return self._learner.get_memory()
+
+    def set_memory(self, memory: dict[str, Array]) -> None:
+        """See `Learner.set_memory`."""
+        self._learner.set_memory(memory)

@@ -163,6 +163,15 @@ class ObservationEncoder(nn.Module):
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
+    def observe(self, observations: TensorTree) -> None:
+        """Merges observations [N, *obs] into the statistics; raises `UsageError` without any."""
+        if self.normalizer is None:
+            raise UsageError(
+                "normalize_observations has no effect on images, which are scaled to [0, 1] anyway;"
+                " leave it off"
+            )
+        self.normalizer.update(self.vector(observations))
+
     def forward(self, observations: TensorTree) -> Tensor:
         features: list[Tensor] = []
         if self.layout.num_features:
@@ -251,13 +260,7 @@ class ActorCritic(Module):
         return actions, {"log_prob": policy.log_prob(actions)}
 
     def observe(self, observations: TensorTree) -> None:
-        normalizer = self.encoder.normalizer
-        if normalizer is None:
-            raise UsageError(
-                "normalize_observations has no effect on images, which are scaled to [0, 1] anyway;"
-                " leave it off"
-            )
-        normalizer.update(self.encoder.vector(observations))
+        self.encoder.observe(observations)
 
     def actor_factory(self) -> ActorFactory | None:
         if self.observation_layout.has_images:

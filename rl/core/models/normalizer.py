@@ -68,8 +68,8 @@ class RewardScaler(nn.Module):
         self.register_buffer("returns", torch.zeros(num_environments, dtype=torch.float64))
 
     @torch.no_grad()
-    def forward(self, rewards: Tensor, done: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Merges the rollout's returns into the statistics, then scales its rewards [T, B] by them.
+    def update(self, rewards: Tensor, done: Tensor, valid: Tensor | None = None) -> None:
+        """Merges the rollout's returns into the statistics.
 
         Args:
             rewards: [T, B].
@@ -85,5 +85,16 @@ class RewardScaler(nn.Module):
         self.returns.copy_(carry)
         counted = running.reshape(-1, 1) if valid is None else running[valid].reshape(-1, 1)
         self.statistics.update(counted)
+
+    def scale(self, rewards: Tensor) -> Tensor:
+        """Rewards of any shape, scaled by the statistics as they are."""
         scale = torch.rsqrt(self.statistics.var + EPSILON).to(rewards.dtype)
         return (rewards * scale).clamp(-CLIP, CLIP)
+
+    def forward(self, rewards: Tensor, done: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Merges the rollout's returns into the statistics, then scales its rewards [T, B] by them.
+
+        The arguments are those of `update`.
+        """
+        self.update(rewards, done, valid)
+        return self.scale(rewards)

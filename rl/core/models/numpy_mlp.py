@@ -1,7 +1,7 @@
-"""The actor-critic's policy in numpy: cheaper for small batches, and without importing torch.
+"""Policies in numpy: cheaper for small batches, and without importing torch.
 
-It computes what `ActorCritic.act` computes, to 1e-5, for every space without images; a test
-compares the two on random networks (measured in `benchmarks/acting.py`).
+They compute what `ActorCritic.act` and `QNetwork.act` compute, to 1e-5, for every space without
+images; tests compare them on random networks (measured in `benchmarks/acting.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from rl.core.data.spaces import ActionLayout, Head, Leaf, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import ParameterTable, Weights
-from rl.core.models.spec import NetworkSpec
+from rl.core.models.spec import NetworkSpec, QNetworkSpec
 
-__all__ = ["NumpyActor"]
+__all__ = ["NumpyActor", "NumpyNetwork", "NumpyQActor"]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 NORMALIZED_CLIP = 10.0
@@ -58,35 +58,46 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-class NumpyActor:
-    """Acts as an `ActorCritic` of this spec would."""
+class NumpyNetwork:
+    """Encoder, linear layers with an activation behind each, and a linear head."""
 
-    def __init__(self, spec: NetworkSpec, table: ParameterTable) -> None:
+    def __init__(
+        self, spec: NetworkSpec | QNetworkSpec, table: ParameterTable, layers: list[str], head: str
+    ) -> None:
+        """Names the parameters.
+
+        Args:
+            spec: Of the network.
+            table: Where parameters lie.
+            layers: Names of the hidden layers, first to last.
+            head: Name of the last layer.
+        """
         self._spec = spec
         self._table = table
+        self._names = layers, head
         self._observations = ObservationLayout(spec.observation_space)
-        self._actions = ActionLayout(spec.action_space)
         self._activation = ACTIVATIONS[spec.activation]
         self._plain = not self._observations.nested and not self._observations.leaves[0].sizes
         self._layers: list[tuple[Array, Array]] = []
         self._head: tuple[Array, Array]
         self._shift: Array | None = None
         self._scale: Array | None = None
-        self._log_std: Array | None = None
-        self._rows = np.arange(1)
 
-    def set_weights(self, weights: Weights) -> None:
-        """Takes views of the vector, not a copy: whoever publishes weights does not change them."""
+    def set_weights(self, weights: Weights) -> dict[str, Array]:
+        """Takes views of the vector, not a copy: whoever publishes weights does not change them.
+
+        Returns:
+            All parameters by name.
+        """
         views = self._table.views(weights.parameters)
-        # Activations stand between the linear layers, hence the even indices.
-        torso = [f"policy_torso.{2 * index}" for index in range(len(self._spec.hidden_sizes))]
-        self._layers = [(views[f"{name}.weight"].T, views[f"{name}.bias"]) for name in torso]
-        self._head = (views["policy_head.weight"].T, views["policy_head.bias"])
-        self._log_std = views.get("log_std")
+        layers, head = self._names
+        self._layers = [(views[f"{name}.weight"].T, views[f"{name}.bias"]) for name in layers]
+        self._head = (views[f"{head}.weight"].T, views[f"{head}.bias"])
         if self._spec.normalize_observations and self._observations.num_features:
             var = weights.buffers["encoder.normalizer.var"]
             self._shift = weights.buffers["encoder.normalizer.mean"].astype(np.float32)
             self._scale = (1 / np.sqrt(var + NORMALIZED_EPSILON)).astype(np.float32)
+        return views
 
     def _encode(self, observations: Tree) -> Array:
         if self._plain and not isinstance(observations, dict):
@@ -104,8 +115,8 @@ class NumpyActor:
         normalized: Array = (features - self._shift) * self._scale
         return normalized.clip(-NORMALIZED_CLIP, NORMALIZED_CLIP)
 
-    def _parameters(self, observations: Tree) -> Array:
-        """Logits and means, [B, parameters]."""
+    def __call__(self, observations: Tree) -> Array:
+        """What the head gives, [B, outputs]."""
         hidden = self._encode(observations)
         for weight, bias in self._layers:
             hidden = hidden @ weight
@@ -115,6 +126,51 @@ class NumpyActor:
         outputs: Array = hidden @ weight
         outputs += bias
         return outputs
+
+
+def _linear_layers(name: str, sizes: tuple[int, ...]) -> list[str]:
+    # Activations stand between the linear layers, hence the even indices.
+    return [f"{name}.{2 * index}" for index in range(len(sizes))]
+
+
+class NumpyQActor:
+    """Acts as a `QNetwork` of this spec would."""
+
+    def __init__(self, spec: QNetworkSpec, table: ParameterTable) -> None:
+        layers = _linear_layers("torso", spec.torso_sizes)
+        layers += _linear_layers("advantage_stream", spec.stream_sizes)
+        # Value and mean advantage are the same for all actions: which is best shows without them.
+        self._scores = NumpyNetwork(spec, table, layers, "advantage_head")
+        self._epsilon = 0.0
+
+    def set_weights(self, weights: Weights) -> None:
+        self._scores.set_weights(weights)
+        self._epsilon = float(weights.buffers["epsilon"])
+
+    def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
+        """See `Actor.act`; there are no extras."""
+        scores = self._scores(observations)
+        best = scores.argmax(1)
+        if noise is None or self._epsilon == 0:
+            return best, {}
+        share = noise[:, 0] / np.float32(self._epsilon)  # below 1: explores
+        last = scores.shape[1] - 1
+        anything = np.minimum((share * np.float32(last + 1)).astype(np.int64), last)
+        return np.where(share < 1, anything, best), {}
+
+
+class NumpyActor:
+    """Acts as an `ActorCritic` of this spec would."""
+
+    def __init__(self, spec: NetworkSpec, table: ParameterTable) -> None:
+        layers = _linear_layers("policy_torso", spec.hidden_sizes)
+        self._parameters = NumpyNetwork(spec, table, layers, "policy_head")  # logits and means
+        self._actions = ActionLayout(spec.action_space)
+        self._log_std: Array | None = None
+        self._rows = np.arange(1)
+
+    def set_weights(self, weights: Weights) -> None:
+        self._log_std = self._parameters.set_weights(weights).get("log_std")
 
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         """See `Actor.act`; the extra is `log_prob` [B]."""

@@ -22,7 +22,8 @@ from rl.core.data.weights import Weights
 from rl.core.models.actor import draw_noise
 from rl.core.models.distributions import Distribution
 from rl.core.models.modules import ActorCritic, Module
-from rl.core.models.spec import NetworkSpec
+from rl.core.models.q_network import QNetwork
+from rl.core.models.spec import NetworkSpec, QNetworkSpec
 from rl.core.models.threads import torch_threads
 from rl.core.models.torch_actor import actor_factory
 from rl.errors import CheckpointError, UsageError
@@ -34,7 +35,8 @@ LARGEST_FILE = 4 << 30
 """Bytes; a policy file that claims more is not read."""
 
 _builders: dict[str, Callable[[Mapping[str, Any]], Module]] = {
-    "actor_critic": lambda description: ActorCritic(NetworkSpec.from_json(description))
+    "actor_critic": lambda description: ActorCritic(NetworkSpec.from_json(description)),
+    "q_network": lambda description: QNetwork(QNetworkSpec.from_json(description)),
 }
 
 
@@ -123,6 +125,15 @@ class Policy:
         with torch.inference_mode(), torch_threads(1):
             values = self._module.value(inputs).numpy()
         return float(values[0]) if single else values
+
+    def q_values(self, observation: Any) -> Any:
+        """The value of every action in one observation, [A] float32, or in each of a batch."""
+        if not isinstance(self._module, QNetwork):
+            raise UsageError("this policy has no action values")
+        inputs, single = self._tensors(observation)
+        with torch.inference_mode(), torch_threads(1):
+            values = self._module.q_values(inputs).numpy()
+        return values[0] if single else values
 
     def distribution(self, observation: Any) -> Distribution:
         """The distribution over actions; a single observation is a batch of one."""

@@ -1,4 +1,4 @@
-"""What an actor-critic network looks like, without building it and without torch."""
+"""What a network looks like, without building it and without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium import spaces
 from rl.core.data.space_json import space_from_json, space_to_json
 from rl.errors import CheckpointError
 
-__all__ = ["Activation", "NetworkSpec"]
+__all__ = ["Activation", "NetworkSpec", "QNetworkSpec"]
 
 Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
 ACTIVATIONS = ("tanh", "relu", "elu", "gelu", "silu")
@@ -50,14 +50,12 @@ class NetworkSpec:
     def from_json(data: Any) -> NetworkSpec:
         """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
         try:
-            sizes = tuple(int(size) for size in data["hidden_sizes"])
-            if data["activation"] not in ACTIVATIONS or not all(0 < n <= MOST_UNITS for n in sizes):
-                raise ValueError("an unknown activation or layer size")
+            sizes, activation = _layers(data)
             return NetworkSpec(
                 space_from_json(data["observation_space"]),
                 space_from_json(data["action_space"]),
                 sizes,
-                data["activation"],
+                activation,
                 bool(data["shared_torso"]),
                 bool(data["normalize_observations"]),
                 bool(data["orthogonal_init"]),
@@ -65,3 +63,61 @@ class NetworkSpec:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"not the description of a network: {error}") from error
+
+
+@dataclass(frozen=True)
+class QNetworkSpec:
+    """Everything that shapes a `QNetwork` but its numbers."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Activation = "relu"
+    dueling: bool = False
+    """Value and advantages apart, each with a last hidden layer of its own."""
+    normalize_observations: bool = False
+
+    @property
+    def torso_sizes(self) -> tuple[int, ...]:
+        """Units of the hidden layers that all outputs share."""
+        return self.hidden_sizes[:-1] if self.dueling else self.hidden_sizes
+
+    @property
+    def stream_sizes(self) -> tuple[int, ...]:
+        """Units of the hidden layers that value and advantages have each for themselves."""
+        return self.hidden_sizes[-1:] if self.dueling else ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`."""
+        return {
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "hidden_sizes": list(self.hidden_sizes),
+            "activation": self.activation,
+            "dueling": self.dueling,
+            "normalize_observations": self.normalize_observations,
+        }
+
+    @staticmethod
+    def from_json(data: Any) -> QNetworkSpec:
+        """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
+        try:
+            sizes, activation = _layers(data)
+            return QNetworkSpec(
+                space_from_json(data["observation_space"]),
+                space_from_json(data["action_space"]),
+                sizes,
+                activation,
+                bool(data["dueling"]),
+                bool(data["normalize_observations"]),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"not the description of a network: {error}") from error
+
+
+def _layers(data: Any) -> tuple[tuple[int, ...], Activation]:
+    sizes = tuple(int(size) for size in data["hidden_sizes"])
+    if data["activation"] not in ACTIVATIONS or not all(0 < n <= MOST_UNITS for n in sizes):
+        raise ValueError("an unknown activation or layer size")
+    activation: Activation = data["activation"]
+    return sizes, activation

@@ -1,0 +1,114 @@
+"""Settings of deep Q-learning (Mnih et al. 2015, Nature 518)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+
+from pydantic import Field
+
+from rl.configs.algorithm_config import (
+    ActionKind,
+    AlgorithmConfig,
+    AtLeastOne,
+    EnvRunnersConfig,
+    NotNegative,
+    Positive,
+)
+from rl.configs.base import config
+from rl.errors import Problem
+
+if TYPE_CHECKING:
+    from rl.algorithms.dqn import DQN
+
+__all__ = ["DQNConfig"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+PRIORITY_DEFAULTS = {"priority_alpha": 0.6, "priority_beta": 0.4}
+
+
+@config
+class DQNConfig(AlgorithmConfig):
+    """Every setting of a DQN run; the defaults are those of Stable-Baselines3."""
+
+    name: ClassVar[str] = "dqn"
+    algorithm_path: ClassVar[str] = "rl.algorithms.dqn:DQN"
+    supported_actions: ClassVar[frozenset[ActionKind]] = frozenset({"discrete"})
+
+    env_runners: EnvRunnersConfig = EnvRunnersConfig(num=1, envs_per_runner=1)
+    learning_rate: Positive = 1e-4
+    activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"
+    max_grad_norm: Positive | None = 10.0
+    rollout_length: AtLeastOne = 4
+    """Steps of each environment between two rounds of updates."""
+    buffer_size: AtLeastOne = 1_000_000
+    """Latest transitions that are kept, of all environments together."""
+    batch_size: AtLeastOne = 32
+    """Transitions in one update."""
+    learning_starts: NotNegative = 100
+    """Environment steps with random actions before the first update."""
+    updates_per_step: Positive = 0.25
+    """Updates for each environment step after learning_starts; fractions add up."""
+    n_step: AtLeastOne = 1
+    """Rewards summed before the value of a successor stands for the rest."""
+    target_update_interval: AtLeastOne = 10_000
+    """Environment steps between two moves of the target network towards the network."""
+    tau: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How far the target network moves: 1 all the way, a copy."""
+    prioritized: bool = False
+    """Draw transitions by their last error (arXiv:1511.05952) instead of evenly."""
+    priority_alpha: Share = PRIORITY_DEFAULTS["priority_alpha"]
+    """How much the error counts in a draw: 0 nothing, 1 in proportion."""
+    priority_beta: Share = PRIORITY_DEFAULTS["priority_beta"]
+    """How far uneven draws are corrected at first; rises linearly to 1 over total_steps."""
+    double: bool = False
+    """Let the network choose the action that the target network values (arXiv:1509.06461)."""
+    dueling: bool = False
+    """Give state value and advantages a last layer each (arXiv:1511.06581)."""
+    exploration_initial: Share = 1.0
+    """Probability of a random action at the start."""
+    exploration_final: Share = 0.05
+    """Probability of a random action once it has fallen."""
+    exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Part of total_steps over which it falls, linearly."""
+
+    @property
+    def buffer_length(self) -> int:
+        """Transitions kept of each environment."""
+        return self.buffer_size // self.num_environments
+
+    def problems(self) -> Iterator[Problem]:
+        """Yields what is wrong with the fields together."""
+        yield from super().problems()
+        if self.buffer_size < self.batch_size:
+            yield Problem(
+                "buffer_size",
+                f"{self.buffer_size} is less than batch_size {self.batch_size}; write"
+                f" {self.batch_size} or more, or a smaller batch_size",
+            )
+        if self.learning_starts >= self.total_steps:
+            yield Problem(
+                "learning_starts",
+                f"{self.learning_starts} is not before the end, total_steps {self.total_steps}:"
+                " nothing would be learnt; write less, or a larger total_steps",
+            )
+        share = f"the {self.buffer_length} transitions that buffer_size {self.buffer_size} keeps"
+        for setting, value in (("n_step", self.n_step), ("rollout_length", self.rollout_length)):
+            if value > self.buffer_length:
+                yield Problem(
+                    setting,
+                    f"{value} is more than {share} of each of {self.num_environments} environments;"
+                    " write less, or a larger buffer_size",
+                )
+        for setting, default in PRIORITY_DEFAULTS.items():
+            if not self.prioritized and getattr(self, setting) != default:
+                yield Problem(
+                    setting,
+                    f"{getattr(self, setting)} has no effect while prioritized is false; write"
+                    " prioritized: true, or leave it out",
+                )
+
+    def build(self) -> DQN:
+        """Imports DQN and makes it ready to train. Close it, or use it in a `with` block."""
+        return cast("DQN", super().build())

@@ -1,0 +1,74 @@
+"""Prioritised replay, proportional (Schaul et al. 2016, arXiv:1511.05952).
+
+P(i) = p_i^alpha / sum p^alpha with p_i = |TD error| + 1e-6; what is new has the largest priority
+ever given. Importance weights are (N P(i))^-beta divided by the largest of their batch (the paper's
+pseudocode has the batch; some take the whole buffer).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rl.core.data.replay import ReplayBuffer
+from rl.core.data.spaces import Spaces
+from rl.core.data.sum_tree import SumTree
+from rl.core.data.tree import Array
+
+__all__ = ["PrioritizedReplay"]
+
+LEAST = 1e-6
+"""Added to every error, so that nothing is never drawn."""
+
+
+class PrioritizedReplay(ReplayBuffer):
+    """Draws transitions in proportion to how wrong their value was when last seen."""
+
+    def __init__(
+        self, spaces: Spaces, num_environments: int, size: int, seed: int, alpha: float
+    ) -> None:
+        super().__init__(spaces, num_environments, size, seed)
+        self.alpha = alpha
+        self._priorities = SumTree(self._rows * num_environments)
+        self._largest = 1.0
+
+    @staticmethod
+    def bytes_needed(spaces: Spaces, size: int) -> int:
+        return ReplayBuffer.bytes_needed(spaces, size) + SumTree.bytes_needed(size)
+
+    def _stored(self, indices: Array, emptied: Array) -> None:
+        self._priorities.set(indices, self._largest**self.alpha)
+        self._priorities.set(emptied, 0.0)
+
+    def draw(self, size: int) -> Array:
+        """Indices [M], one from each of M equal parts of the sum of priorities."""
+        parts = (np.arange(size) + self._generator.random(size)) / size
+        return self._priorities.find(parts * self._priorities.total)
+
+    def probabilities(self, indices: Array) -> Array:
+        """P(i) of transitions [M]."""
+        found: Array = self._priorities.get(indices) / self._priorities.total
+        return found
+
+    def weights(self, indices: Array, beta: float) -> Array:
+        """Importance weights [M] float32, the largest 1."""
+        weights: Array = (len(self) * self.probabilities(indices)) ** -beta
+        weights = weights / weights.max()
+        return weights.astype(np.float32)
+
+    def set_priorities(self, indices: Array, errors: Array) -> None:
+        """Notes the TD errors [M] that transitions had, of either sign."""
+        priorities = np.abs(errors).astype(np.float64) + LEAST
+        self._largest = max(self._largest, float(priorities.max()))
+        self._priorities.set(indices, priorities**self.alpha)
+
+    def get_state(self) -> dict[str, Array]:
+        state = super().get_state()
+        used = state["rewards"].shape[0] * self.num_environments
+        state["priorities"] = self._priorities.get(np.arange(used))
+        state["largest"] = np.array(self._largest)
+        return state
+
+    def set_state(self, state: dict[str, Array]) -> None:
+        super().set_state(state)
+        self._priorities.set(np.arange(state["priorities"].size), state["priorities"])
+        self._largest = float(state["largest"])

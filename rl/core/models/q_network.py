@@ -1,0 +1,99 @@
+"""The network of DQN: a value for each of the actions, and how to act on them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rl.core.data.spaces import ActionLayout, ObservationLayout
+from rl.core.models.actor import ActorFactory
+from rl.core.models.modules import Module, ObservationEncoder, TensorTree, mlp
+from rl.core.models.numpy_mlp import NumpyQActor
+from rl.core.models.spec import QNetworkSpec
+
+__all__ = ["QNetwork", "dueling_values", "epsilon_greedy"]
+
+
+def dueling_values(value: Tensor, advantages: Tensor) -> Tensor:
+    """Q = V + A - mean A (Wang et al. 2016, arXiv:1511.06581, eq. 9).
+
+    Args:
+        value: [..., 1].
+        advantages: [..., A].
+    """
+    return value + advantages - advantages.mean(-1, keepdim=True)
+
+
+def epsilon_greedy(values: Tensor, epsilon: Tensor, noise: Tensor) -> Tensor:
+    """For each row any action with probability epsilon, else its best; [N].
+
+    Args:
+        values: [N, A].
+        epsilon: Scalar.
+        noise: Uniform in [0, 1), [N]. Below epsilon a row explores, and where below, says which
+            action it takes: noise / epsilon is then uniform once more.
+    """
+    count = values.shape[-1]
+    share = noise / epsilon
+    anything = (share * count).clamp(max=count - 1).long()
+    return torch.where(share < 1, anything, values.argmax(-1))
+
+
+class QNetwork(Module):
+    """Values of all actions. How much it explores, epsilon, is a buffer: it travels with it.
+
+    Weights begin as torch's own, which is what DQN has always been run with.
+    """
+
+    epsilon: Tensor
+
+    def __init__(self, spec: QNetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.observation_layout = ObservationLayout(spec.observation_space)
+        self.action_layout = ActionLayout(spec.action_space)
+        self.encoder = ObservationEncoder(
+            self.observation_layout, spec.normalize_observations, orthogonal=False
+        )
+        inputs = self.encoder.num_outputs
+        self.torso = mlp(inputs, spec.torso_sizes, spec.activation, orthogonal=False)
+        shared = spec.torso_sizes[-1] if spec.torso_sizes else inputs
+        width = spec.stream_sizes[-1] if spec.stream_sizes else shared
+        # Without dueling there is no value apart, and the "advantages" are the values.
+        self.advantage_stream = mlp(shared, spec.stream_sizes, spec.activation, orthogonal=False)
+        self.advantage_head = nn.Linear(width, self.action_layout.num_parameters)
+        self.value: nn.Module | None = None
+        if spec.dueling:
+            stream = mlp(shared, spec.stream_sizes, spec.activation, orthogonal=False)
+            self.value = nn.Sequential(stream, nn.Linear(width, 1))
+        self.register_buffer("epsilon", torch.zeros(()))
+
+    def q_values(self, observations: TensorTree) -> Tensor:
+        """Q of every action, [..., A]."""
+        hidden = self.torso(self.encoder(observations))
+        advantages: Tensor = self.advantage_head(self.advantage_stream(hidden))
+        if self.value is None:
+            return advantages
+        return dueling_values(self.value(hidden), advantages)
+
+    def act(
+        self, observations: TensorTree, noise: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        values = self.q_values(observations)
+        if noise is None:
+            return values.argmax(-1), {}
+        return epsilon_greedy(values, self.epsilon, noise.squeeze(-1)), {}
+
+    def observe(self, observations: TensorTree) -> None:
+        self.encoder.observe(observations)
+
+    def actor_factory(self) -> ActorFactory | None:
+        if self.observation_layout.has_images:
+            return None
+        return functools.partial(NumpyQActor, self.spec, self.parameter_table())
+
+    def describe(self) -> dict[str, Any]:
+        return {"module": "q_network", **self.spec.to_json()}
