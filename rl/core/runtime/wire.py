@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import cloudpickle
+import numpy as np
 
 from rl.core.runtime.segments import Bytes, Segment
 from rl.errors import NotSerializable
@@ -40,7 +41,9 @@ INLINE_BYTES = 32 * 1024
 NOTHING: InlineBlob = (pickle.dumps(None, protocol=5), ())
 """The most frequent result of all."""
 PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
-"""What pickle packs as cloudpickle does, in a tenth of the time; in short tuples and dicts too."""
+"""What pickle packs as cloudpickle does, in a fraction of the time; in short containers too."""
+NUMBERS = frozenset("biufc")
+"""Kinds of arrays that have no objects in them, and are as plain."""
 FEW = 8
 ALIGNMENT = 64
 """Of each array in a segment: a cache line, and what vector instructions like."""
@@ -85,12 +88,11 @@ def pack(value: object, take: Callable[[int], Segment]) -> Blob:
     """Pickles `value`, a large one into a segment from `take(size)`. Raises what pickle raises."""
     if value is None:
         return NOTHING
-    if _is_plain(value):
-        body = pickle.dumps(value, protocol=5)
-        if len(body) <= INLINE_BYTES:
-            return body, ()
     buffers: list[pickle.PickleBuffer] = []
-    body = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    dumps = pickle.dumps if _is_plain(value) else cloudpickle.dumps
+    body = dumps(value, protocol=5, buffer_callback=buffers.append)
+    if not buffers and len(body) <= INLINE_BYTES:
+        return body, ()
     raws: list[bytes | memoryview] = [body, *(buffer.raw() for buffer in buffers)]
     if sum(memoryview(raw).nbytes for raw in raws) <= INLINE_BYTES:
         return body, tuple(bytes(raw) for raw in raws[1:])
@@ -110,6 +112,8 @@ def pack(value: object, take: Callable[[int], Segment]) -> Blob:
 def _is_plain(value: object) -> bool:
     if type(value) in PLAIN:
         return True
+    if type(value) is np.ndarray:
+        return value.dtype.kind in NUMBERS
     if type(value) is tuple:
         return len(value) <= FEW and all(map(_is_plain, value))
     if type(value) is dict:
