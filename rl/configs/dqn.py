@@ -16,16 +16,13 @@ from rl.configs.algorithm_config import (
     Positive,
 )
 from rl.configs.base import config
+from rl.configs.replay import PRIORITY_DEFAULTS, Share, replay_problems
 from rl.errors import Problem
 
 if TYPE_CHECKING:
     from rl.algorithms.dqn import DQN
 
 __all__ = ["DQNConfig"]
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-PRIORITY_DEFAULTS = {"priority_alpha": 0.6, "priority_beta": 0.4}
 
 
 @config
@@ -73,41 +70,10 @@ class DQNConfig(AlgorithmConfig):
     exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Part of total_steps over which it falls, linearly."""
 
-    @property
-    def buffer_length(self) -> int:
-        """Transitions kept of each environment."""
-        return self.buffer_size // self.num_environments
-
     def problems(self) -> Iterator[Problem]:
         """Yields what is wrong with the fields together."""
         yield from super().problems()
-        if self.buffer_size < self.batch_size:
-            yield Problem(
-                "buffer_size",
-                f"{self.buffer_size} is less than batch_size {self.batch_size}; write"
-                f" {self.batch_size} or more, or a smaller batch_size",
-            )
-        if self.learning_starts >= self.total_steps:
-            yield Problem(
-                "learning_starts",
-                f"{self.learning_starts} is not before the end, total_steps {self.total_steps}:"
-                " nothing would be learnt; write less, or a larger total_steps",
-            )
-        share = f"the {self.buffer_length} transitions that buffer_size {self.buffer_size} keeps"
-        for setting, value in (("n_step", self.n_step), ("rollout_length", self.rollout_length)):
-            if value > self.buffer_length:
-                yield Problem(
-                    setting,
-                    f"{value} is more than {share} of each of {self.num_environments} environments;"
-                    " write less, or a larger buffer_size",
-                )
-        for setting, default in PRIORITY_DEFAULTS.items():
-            if not self.prioritized and getattr(self, setting) != default:
-                yield Problem(
-                    setting,
-                    f"{getattr(self, setting)} has no effect while prioritized is false; write"
-                    " prioritized: true, or leave it out",
-                )
+        yield from replay_problems(self)
 
     def build(self) -> DQN:
         """Imports DQN and makes it ready to train. Close it, or use it in a `with` block."""

@@ -60,7 +60,7 @@ def test_golden_moves_of_the_target() -> None:
         learner = _learner_of(dqn)
         learner.target_parameters.zero_()
         with torch.no_grad():
-            learner._parameters.fill_(1)
+            learner.flat.vector.fill_(1)
         learner.move_target(0, 6)  # three multiples of 2
         assert learner.target_parameters.unique().tolist() == pytest.approx([0.014925125])
         learner.move_target(6, 7)
@@ -73,7 +73,7 @@ def test_a_copy_is_made_exactly_where_the_interval_ends() -> None:
     with DQN(DQNConfig(**QUICK)) as dqn:
         learner, equal = _learner_of(dqn), []
         for _ in range(9):  # 16 steps each: a multiple of 24 lies in two of three
-            before = learner._parameters.detach().clone()
+            before = learner.flat.vector.clone()
             dqn.train()
             equal.append(torch.equal(learner.target_parameters, before))
         assert equal[3:] == [False, True, True] * 2

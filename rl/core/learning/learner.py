@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.batch import to_tensor
@@ -16,6 +15,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.data.weights import Weights
+from rl.core.learning.flat import FlatParameters
 from rl.core.learning.schedules import linear
 from rl.core.models.modules import Module, TensorTree
 from rl.core.models.normalizer import RewardScaler
@@ -32,9 +32,9 @@ Metrics = dict[str, float]
 class Learner(ABC, Generic[ConfigT]):
     """Base of the learners: owns parameters, optimizer and generator; the subclass owns the maths.
 
-    All parameters are views into one flat float32 vector and all gradients into another, so
-    clipping, the optimizer step and publishing are one operation each, however many layers there
-    are.
+    `flat` holds the parameters of the module, what acts. A subclass that trains other networks
+    apart from it puts theirs into `others`, by name: they get the same schedule and checks, and
+    stand in the state.
     """
 
     adam_epsilon: float = 1e-8
@@ -54,10 +54,10 @@ class Learner(ABC, Generic[ConfigT]):
             torch.manual_seed(stream_seed(config.seed, "module"))
             self.module = self.make_module(config, spaces).to(self.device)
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "learner"))
-        self._flatten()
-        self.optimizer = torch.optim.Adam(
-            [self._parameters], lr=config.learning_rate, eps=self.adam_epsilon, fused=True
+        self.flat = FlatParameters(
+            self.module.parameters(), config.learning_rate, self.adam_epsilon
         )
+        self.others: dict[str, FlatParameters] = {}
         self.reward_scaler = (
             RewardScaler(num_environments, config.gamma).to(self.device)
             if config.normalize_rewards
@@ -111,34 +111,6 @@ class Learner(ABC, Generic[ConfigT]):
         if self.config.normalize_observations:
             self.module.observe(observations)
 
-    def _flatten(self) -> None:
-        parameters = list(self.module.parameters())
-        vector = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self._parameters = nn.Parameter(vector)
-        self._gradient = torch.zeros_like(vector)
-        self._parameters.grad = self._gradient
-        become_views(parameters, vector)
-        offset = 0
-        for parameter in parameters:
-            part = slice(offset, offset + parameter.numel())
-            parameter.grad = self._gradient[part].view_as(parameter)
-            offset = part.stop
-
-    def frozen_copy(self) -> tuple[Module, Tensor]:
-        """A copy of the module for a target network, and the flat vector of its parameters.
-
-        It wants no gradients, and its buffers are the module's own: statistics are the same for
-        both.
-        """
-        target = copy.deepcopy(self.module)
-        vector = self._parameters.detach().clone()
-        become_views(list(target.parameters()), vector)
-        for name, buffer in self.module.named_buffers():
-            owner, _, attribute = name.rpartition(".")
-            setattr(target.get_submodule(owner), attribute, buffer)
-        target.requires_grad_(False).zero_grad()
-        return target, vector
-
     def tensors(self, tree: Tree) -> TensorTree:
         """Observations on the learner's device."""
         return tree_map(self.tensor, tree)
@@ -148,32 +120,32 @@ class Learner(ABC, Generic[ConfigT]):
         return to_tensor(array, self.device)
 
     def set_learning_rate(self, env_steps: int) -> float:
-        """Puts the scheduled learning rate into the optimizer and returns it."""
+        """Puts the scheduled learning rate into every optimizer and returns it."""
         config = self.config
         rate = linear(
             config.learning_rate, config.learning_rate_final, env_steps, config.total_steps
         )
-        self.optimizer.param_groups[0]["lr"] = rate
+        for flat in self._all_parameters():
+            flat.set_learning_rate(rate)
         return rate
 
+    def _all_parameters(self) -> list[FlatParameters]:
+        return [self.flat, *self.others.values()]
+
     def apply_gradients(self, loss: Tensor) -> Tensor:
-        """Descends the loss by one step of Adam, gradient clipped by its global norm.
+        """Descends the loss of the module by one step of Adam, gradient clipped by its global norm.
 
         Returns:
             The norm before clipping, a scalar on the device.
         """
-        self._gradient.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm: Tensor = torch.linalg.vector_norm(self._gradient)
-        if self.config.max_grad_norm is not None:
-            self._gradient.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.step()
+        self.flat.backward(loss)
+        norm = self.flat.step(self.config.max_grad_norm)
         self.num_updates += 1
         return norm
 
     def check_finite(self, metrics: Metrics) -> None:
         """Raises `Diverged` when the update left a parameter that is not finite."""
-        if not bool(torch.isfinite(self._parameters).all()):
+        if not all(bool(torch.isfinite(flat.vector).all()) for flat in self._all_parameters()):
             losses = ", ".join(f"{k} {v:g}" for k, v in metrics.items() if k.endswith("loss"))
             raise Diverged(
                 f"parameters are no longer finite after update {self.num_updates} ({losses});"
@@ -184,14 +156,15 @@ class Learner(ABC, Generic[ConfigT]):
         """A copy of what acting needs, under the next version number, or the last one `again`."""
         self._version += not again
         buffers = {name: b.cpu().numpy().copy() for name, b in self.module.named_buffers()}
-        return Weights(self._version, self._parameters.detach().cpu().numpy().copy(), buffers)
+        return Weights(self._version, self.flat.vector.cpu().numpy().copy(), buffers)
 
     def get_state(self) -> dict[str, Array]:
         """Everything learning goes on from, as arrays by name; `module.*` is the policy."""
         state = {f"module.{k}": v for k, v in self.module.state_dict().items()}
         state |= {f"extra.{k}": v for k, v in self.extra_state().items()}
-        for name, value in self.optimizer.state.get(self._parameters, {}).items():
-            state[f"optimizer.{name}"] = value
+        state |= {f"optimizer.{k}": v for k, v in self.flat.optimizer_state().items()}
+        for name, flat in self.others.items():
+            state |= {f"{name}.{k}": v for k, v in flat.state().items()}
         state["generator"] = self.generator.get_state()
         state["counters"] = torch.tensor([self.num_updates, self._version])
         return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
@@ -225,26 +198,16 @@ class Learner(ABC, Generic[ConfigT]):
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(to_tensor(state[name]))
-        # The fused optimizer keeps its step count beside the parameters.
-        moments = {
-            name.removeprefix("optimizer."): torch.tensor(value).to(self.device)
-            for name, value in state.items()
-            if name.startswith("optimizer.")
-        }
-        self.optimizer.state.clear()  # none in the state: no update had been made
-        if moments:
-            self.optimizer.state[self._parameters] = moments
+        self.flat.set_optimizer_state(_part(state, "optimizer"))
+        for name, flat in self.others.items():
+            flat.set_state(_part(state, name))
         self.generator.set_state(torch.tensor(state["generator"]))
         self.num_updates, self._version = (int(n) for n in state["counters"])
 
 
-def become_views(parameters: Sequence[nn.Parameter], vector: Tensor) -> None:
-    """Lets parameters live in a vector, one behind the other; their values become its."""
-    offset = 0
-    for parameter in parameters:
-        part = slice(offset, offset + parameter.numel())
-        parameter.data = vector[part].view_as(parameter)
-        offset = part.stop
+def _part(state: dict[str, Array], name: str) -> dict[str, Array]:
+    """The entries of one part, `name.*`, without their first word."""
+    return {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
 
 
 def choose_device(name: str) -> torch.device:

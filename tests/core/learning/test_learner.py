@@ -91,10 +91,10 @@ def test_parameters_are_views_of_one_vector_and_stay_so() -> None:
     for name, parameter in learner.module.named_parameters():
         assert np.array_equal(views[name], parameter.detach().numpy())
         storage = parameter.untyped_storage().data_ptr()
-        assert storage == learner._parameters.untyped_storage().data_ptr()
+        assert storage == learner.flat.vector.untyped_storage().data_ptr()
         assert parameter.grad is not None
         storage = parameter.grad.untyped_storage().data_ptr()
-        assert storage == learner._gradient.untyped_storage().data_ptr()
+        assert storage == learner.flat.gradient.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.05, 0.5, 1e6])
@@ -234,7 +234,7 @@ def test_the_learning_rate_follows_its_schedule_in_environment_steps() -> None:
     learner = learner_of(learning_rate=1.0, learning_rate_final=0.2, total_steps=100)
     rates = [learner.set_learning_rate(step) for step in (0, 50, 100, 200)]
     assert rates == pytest.approx([1.0, 0.6, 0.2, 0.2])
-    assert learner.optimizer.param_groups[0]["lr"] == 0.2
+    assert learner.flat.optimizer.param_groups[0]["lr"] == 0.2
     assert rates[2] == 0.2  # exactly
     assert learner_of(learning_rate=0.5).set_learning_rate(10**9) == 0.5
 

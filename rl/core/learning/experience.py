@@ -1,0 +1,133 @@
+"""What an off-policy learner remembers, draws from, and how many updates that earns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.configs.replay import ReplaySettings
+from rl.core.data.memory import check_replay_fits
+from rl.core.data.prioritized import PrioritizedReplay
+from rl.core.data.replay import ReplayBuffer
+from rl.core.data.rollout import Rollout
+from rl.core.data.spaces import Spaces
+from rl.core.data.tree import Array, tree_map
+from rl.core.learning.learner import Learner, Metrics
+from rl.core.learning.schedules import linear
+from rl.core.models.modules import TensorTree
+from rl.core.seeding import stream_seed
+
+__all__ = ["Experience", "ReplayBatch"]
+
+ROUNDING = 1e-9
+"""Fractions of an update may add up to one but for this."""
+
+
+@dataclass(frozen=True)
+class ReplayBatch:
+    """M transitions of up to n steps each, on the learner's device."""
+
+    indices: Array  # [M], where they lie in the buffer
+    observations: TensorTree  # [M, *obs]
+    actions: Tensor  # [M, *act]
+    returns: Tensor  # [M], rewards of m <= n steps, discounted
+    next_observations: TensorTree  # [M, *obs], where the m steps led
+    discounts: Tensor  # [M], gamma^m, or 0 where the last step terminated
+    weights: Tensor | None  # [M], importance; None where draws are even
+
+
+class Experience:
+    """A replay buffer, its draws, and the credit of updates that its steps have earned."""
+
+    def __init__(self, learner: Learner[Any], config: ReplaySettings, spaces: Spaces) -> None:
+        """Allocates the buffer.
+
+        Args:
+            learner: Whose it is; it scales rewards and keeps the statistics.
+            config: Settings of the run.
+            spaces: Of one environment.
+
+        Raises:
+            UsageError: It does not fit into the memory.
+        """
+        kind = PrioritizedReplay if config.prioritized else ReplayBuffer
+        check_replay_fits(kind, spaces, config.buffer_size)
+        self._learner = learner
+        self._config = config
+        seed = stream_seed(config.seed, "replay")
+        place = spaces, learner.num_environments, config.buffer_size, seed
+        self.replay = (
+            PrioritizedReplay(*place, config.priority_alpha)
+            if config.prioritized
+            else ReplayBuffer(*place)
+        )
+        self.credit = torch.zeros((), dtype=torch.float64)  # updates earned and not yet made
+        self._beta = config.priority_beta
+        self._scale = None if learner.reward_scaler is None else self._scaled_rewards
+
+    def remember(self, rollout: Rollout, env_steps: int) -> None:
+        """Stores the rollout [T, B] as it is; only statistics learn from it at once.
+
+        Args:
+            rollout: Of all runners, side by side.
+            env_steps: Environment steps taken before it.
+        """
+        config, learner = self._config, self._learner
+        self._beta = linear(config.priority_beta, 1.0, env_steps, config.total_steps)
+        self.replay.add(rollout)
+        learner.observe_rewards(rollout)
+        if config.normalize_observations:
+            steps = slice(None) if rollout.valid is None else np.flatnonzero(rollout.valid)
+            seen = tree_map(lambda o: o[:-1].reshape(-1, *o.shape[2:])[steps], rollout.observations)
+            learner.observe(learner.tensors(seen))
+
+    def due_updates(self, before: int, now: int) -> int:
+        """Adds the credit of steps in (before, now] past learning_starts; takes whole updates."""
+        learnt_from = max(0, now - max(before, self._config.learning_starts))
+        self.credit += self._config.updates_per_step * learnt_from
+        due = int(float(self.credit) + ROUNDING)
+        self.credit -= due
+        return due
+
+    def draw(self) -> ReplayBatch:
+        """A batch of M = batch_size transitions."""
+        config, replay, learner = self._config, self.replay, self._learner
+        indices = replay.draw(config.batch_size)
+        found = replay.gather(indices, config.n_step, config.gamma, self._scale)
+        weights = None
+        if isinstance(replay, PrioritizedReplay):
+            weights = learner.tensor(replay.weights(indices, self._beta))
+        return ReplayBatch(
+            indices,
+            learner.tensors(found.observations),
+            learner.tensor(found.actions),
+            learner.tensor(found.returns),
+            learner.tensors(found.next_observations),
+            learner.tensor(found.discounts),
+            weights,
+        )
+
+    def note_errors(self, batch: ReplayBatch, errors: Tensor) -> None:
+        """Makes transitions as likely as their TD errors [M] ask, where draws are prioritised."""
+        if isinstance(self.replay, PrioritizedReplay):
+            self.replay.set_priorities(batch.indices, errors.cpu().numpy())
+
+    def report(self, env_steps: int) -> Metrics:
+        """Metrics of the buffer and the ratio of updates to steps."""
+        learnt = max(1, env_steps - self._config.learning_starts)
+        metrics = {
+            "train/replay_size": float(len(self.replay)),
+            "train/updates_per_step": self._learner.num_updates / learnt,
+            "train/update_credit": float(self.credit),
+        }
+        if self._config.prioritized:
+            metrics["train/priority_beta"] = self._beta
+        return metrics
+
+    def _scaled_rewards(self, rewards: Array) -> Array:
+        scaled: Array = self._learner.scaled(self._learner.tensor(rewards)).cpu().numpy()
+        return scaled

@@ -1,0 +1,122 @@
+"""Parameters as one vector: clipping, the optimizer step and publishing are one operation each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from rl.core.data.batch import to_tensor
+from rl.core.data.tree import Array
+
+__all__ = ["FlatParameters", "become_views", "frozen_copy"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class FlatParameters:
+    """Parameters that live in one float32 vector, their gradients in another, and their Adam.
+
+    A learner owns one of its module, and another of each network that is trained apart from it. Who
+    computes gradients without torch writes them into `gradient` and calls `step`.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, epsilon: float = 1e-8
+    ) -> None:
+        """Moves the parameters into a vector of their device, one behind the other.
+
+        Args:
+            parameters: In the order of the vector.
+            learning_rate: Of Adam.
+            epsilon: Of Adam.
+        """
+        views = list(parameters)
+        self.vector = torch.cat([p.detach().reshape(-1) for p in views])
+        """All values, [P]; the parameters are views of it. Change it in place only."""
+        self.gradient = torch.zeros_like(self.vector)
+        """[P]; the gradients of the parameters are views of it."""
+        self._leaf = nn.Parameter(self.vector)  # shares the memory of `vector`
+        self._leaf.grad = self.gradient
+        become_views(views, self.vector)
+        offset = 0
+        for parameter in views:
+            part = slice(offset, offset + parameter.numel())
+            parameter.grad = self.gradient[part].view_as(parameter)
+            offset = part.stop
+        self.optimizer = torch.optim.Adam([self._leaf], lr=learning_rate, eps=epsilon, fused=True)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Of the steps from now on."""
+        self.optimizer.param_groups[0]["lr"] = rate
+
+    def backward(self, loss: Tensor) -> None:
+        """Leaves the gradient of a scalar loss in `gradient`."""
+        self.gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, max_norm: float | None) -> Tensor:
+        """One step of Adam along `gradient`, scaled down to a Euclidean norm of `max_norm`.
+
+        Returns:
+            The norm before clipping, a scalar on the device.
+        """
+        norm: Tensor = torch.linalg.vector_norm(self.gradient)
+        if max_norm is not None:
+            self.gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        self.optimizer.step()
+        return norm
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Adam's moments and step count by name; nothing before the first step."""
+        return dict(self.optimizer.state.get(self._leaf, {}))
+
+    def set_optimizer_state(self, state: Mapping[str, Array]) -> None:
+        """Goes on from what `optimizer_state` gave."""
+        # The fused optimizer keeps its step count beside the parameters.
+        moments = {k: torch.tensor(v).to(self.vector.device) for k, v in state.items()}
+        self.optimizer.state.clear()  # none in the state: no step had been made
+        if moments:
+            self.optimizer.state[self._leaf] = moments
+
+    def state(self) -> dict[str, Tensor]:
+        """Values and optimizer by name, for networks that no module's state holds."""
+        return {"vector": self.vector, **self.optimizer_state()}
+
+    def set_state(self, state: Mapping[str, Array]) -> None:
+        """Goes on from what `state` gave; `KeyError` or `ValueError` when it does not fit."""
+        values = state["vector"]
+        if values.shape != tuple(self.vector.shape):
+            raise ValueError(f"{values.shape[0]} parameters instead of {self.vector.numel()}")
+        self.vector.copy_(to_tensor(values))
+        self.set_optimizer_state({k: v for k, v in state.items() if k != "vector"})
+
+
+def become_views(parameters: Sequence[nn.Parameter], vector: Tensor) -> None:
+    """Lets parameters live in a vector, one behind the other; their values become its."""
+    offset = 0
+    for parameter in parameters:
+        part = slice(offset, offset + parameter.numel())
+        parameter.data = vector[part].view_as(parameter)
+        offset = part.stop
+
+
+def frozen_copy(module: ModuleT, vector: Tensor) -> tuple[ModuleT, Tensor]:
+    """A copy of a module for a target network, and the flat vector of its parameters.
+
+    It wants no gradients, and its buffers are the module's own: statistics are the same for both.
+
+    Args:
+        module: What is copied.
+        vector: The values of its parameters, [P].
+    """
+    target, values = copy.deepcopy(module), vector.clone()
+    become_views(list(target.parameters()), values)
+    for name, buffer in module.named_buffers():
+        owner, _, attribute = name.rpartition(".")
+        setattr(target.get_submodule(owner), attribute, buffer)
+    target.requires_grad_(False).zero_grad()
+    return target, values

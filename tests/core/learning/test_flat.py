@@ -1,0 +1,81 @@
+"""Parameters as one vector: views, steps, copies, and going on from a state."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rl.core.learning.flat import FlatParameters, frozen_copy
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+def loss_of(module: nn.Module) -> Tensor:
+    loss: Tensor = module(torch.linspace(-1, 1, 15).view(5, 3)).square().sum()
+    return loss
+
+
+def test_networks_trained_apart_do_not_touch_each_other() -> None:
+    first, second = network(), network(1)
+    mine = FlatParameters(first.parameters(), 0.1)
+    other = FlatParameters(second.parameters(), 0.1)
+    before = other.vector.clone()
+    mine.backward(loss_of(first))
+    assert mine.gradient.any()
+    mine.step(None)
+    assert torch.equal(other.vector, before)
+    assert not other.gradient.any()
+    assert torch.equal(mine.vector, torch.cat([p.detach().reshape(-1) for p in first.parameters()]))
+
+
+def test_a_gradient_of_other_hands_is_stepped_along_and_clipped() -> None:
+    module = network()
+    flat = FlatParameters(module.parameters(), 0.1)
+    before = flat.vector.clone()
+    flat.gradient.fill_(2.0)
+    norm = flat.step(max_norm=1.0)
+    assert float(norm) == pytest.approx(2 * flat.vector.numel() ** 0.5)
+    assert float(flat.gradient.norm()) == pytest.approx(1.0, rel=1e-4)
+    torch.testing.assert_close(flat.vector, before - 0.1, rtol=0, atol=1e-5)  # Adam's first step
+    flat.set_learning_rate(0.0)
+    kept = flat.vector.clone()
+    flat.step(None)
+    assert torch.equal(flat.vector, kept)
+
+
+def test_what_goes_on_from_a_state_goes_on_with_the_same_bits() -> None:
+    one, two = network(), network(5)
+    flats = [FlatParameters(module.parameters(), 0.1) for module in (one, two)]
+    for _ in range(3):
+        flats[0].backward(loss_of(one))
+        flats[0].step(0.5)
+    state = {k: v.numpy().copy() for k, v in flats[0].state().items()}
+    flats[1].set_state(state)
+    two.load_state_dict(one.state_dict())  # the batch norm's statistics
+    for module, flat in zip((one, two), flats, strict=True):
+        flat.backward(loss_of(module))
+        flat.step(0.5)
+    assert torch.equal(flats[0].vector, flats[1].vector)
+    with pytest.raises(ValueError, match="2 parameters instead of 29"):
+        flats[1].set_state({"vector": np.zeros(2, np.float32)})
+    with pytest.raises(KeyError):
+        flats[1].set_state({})
+
+
+def test_a_frozen_copy_keeps_its_values_and_shares_statistics() -> None:
+    module = network()
+    flat = FlatParameters(module.parameters(), 0.1)
+    target, vector = frozen_copy(module, flat.vector)
+    before = vector.clone()
+    flat.backward(loss_of(module))  # in training mode, which moves the statistics
+    flat.step(None)
+    assert torch.equal(vector, before)
+    assert torch.equal(vector, torch.cat([p.reshape(-1) for p in target.parameters()]))
+    assert not any(p.requires_grad or p.grad is not None for p in target.parameters())
+    assert torch.equal(target.get_buffer("1.running_mean"), module.get_buffer("1.running_mean"))
+    assert module.get_buffer("1.running_mean").any()
+    vector.lerp_(flat.vector, 1.0)
+    assert torch.equal(loss_of(target), loss_of(module))
