@@ -2,11 +2,12 @@
 
 With what was added since, each by a setting of its own: double (van Hasselt et al. 2016,
 arXiv:1509.06461), dueling (Wang et al. 2016, arXiv:1511.06581), n-step returns (Hessel et al. 2018,
-arXiv:1710.02298), prioritised replay (Schaul et al. 2016, arXiv:1511.05952).
+arXiv:1710.02298), prioritised replay (Schaul et al. 2016, arXiv:1511.05952), distributions of
+returns (C51; Bellemare et al. 2017, arXiv:1707.06887). All of them together are Rainbow.
 
-Read down: the order of sampling and learning, a round of updates, one update, its target as a pure
-function. The settings stand in `rl/configs/dqn.py`. Shapes: T steps per rollout, B environments, M
-transitions of a batch, A actions.
+Read down: the order of sampling and learning, a round of updates, one update, its target and loss
+as pure functions. The settings stand in `rl/configs/dqn.py`. Shapes: T steps per rollout, B
+environments, M transitions of a batch, A actions, N atoms.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from rl.configs.dqn import DQNConfig
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array
-from rl.core.learning.experience import Experience
+from rl.core.learning.distributional import cross_entropy, divergence, project
+from rl.core.learning.experience import Experience, ReplayBatch
 from rl.core.learning.flat import frozen_copy
 from rl.core.learning.learner import Averages, Learner, Metrics
 from rl.core.learning.schedules import linear
 from rl.core.models.q_network import QNetwork
 from rl.core.models.spec import QNetworkSpec
 
-__all__ = ["DQN", "DQNConfig", "DQNLearner", "q_targets"]
+__all__ = ["DQN", "DQNConfig", "DQNLearner", "huber", "of_actions", "q_targets"]
 
 
 class DQN(Algorithm[DQNConfig]):
@@ -67,6 +69,7 @@ class DQNLearner(Learner[DQNConfig]):
                 config.activation,
                 config.dueling,
                 config.normalize_observations,
+                *config.atoms,
             )
         )
 
@@ -115,24 +118,49 @@ class DQNLearner(Learner[DQNConfig]):
     def step(self) -> dict[str, Tensor]:
         """One update on a batch of M transitions. Returns scalars under their public names."""
         batch = self.experience.draw()
-        with torch.no_grad():
-            next_values = self.target.q_values(batch.next_observations)
-            choosing = next_values
-            if self.config.double:
-                choosing = self.module.q_values(batch.next_observations)
-            targets = q_targets(batch.returns, batch.discounts, next_values, choosing)
-        values = self.module.q_values(batch.observations)
-        values = values.gather(1, batch.actions.unsqueeze(1)).squeeze(1)
-        losses = F.smooth_l1_loss(values, targets, reduction="none")  # Huber, quadratic within 1
+        compare = self.compare_distributions if self.config.distributional else self.compare_values
+        losses, errors, values = compare(batch)
         if batch.weights is not None:
             losses = losses * batch.weights
-            self.experience.note_errors(batch, targets - values.detach())
+            self.experience.note_errors(batch, errors)
         loss = losses.mean()
         return {
             "loss": loss,
             "q_value": values.mean(),
             "grad_norm": self.apply_gradients(loss),
         }
+
+    def compare_values(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, error and value of every transition's action, each [M]; only the loss has a graph.
+
+        The error is what priorities are made of.
+        """
+        following = batch.next_observations
+        with torch.no_grad():
+            next_values = self.target.q_values(following)
+            choosing = self.module.q_values(following) if self.config.double else next_values
+            targets = q_targets(batch.returns, batch.discounts, next_values, choosing)
+        values = of_actions(self.module.q_values(batch.observations), batch.actions)
+        return huber(values, targets), targets - values.detach(), values.detach()
+
+    def compare_distributions(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """What `compare_values` gives, of distributions of returns over N atoms.
+
+        The loss is the cross-entropy (arXiv:1707.06887, algorithm 1), the error the divergence
+        KL(target || prediction), as Rainbow has it.
+        """
+        module, following = self.module, batch.next_observations
+        with torch.no_grad():
+            chances = self.target.logits(following).softmax(-1)
+            choosing = module.expected(chances)
+            if self.config.double:
+                choosing = module.q_values(following)
+            chances = of_actions(chances, choosing.argmax(-1))
+            targets = project(chances, batch.returns, batch.discounts, module.support)
+        log_probs = of_actions(module.logits(batch.observations), batch.actions).log_softmax(-1)
+        with torch.no_grad():
+            errors, values = divergence(targets, log_probs), module.expected(log_probs.exp())
+        return cross_entropy(targets, log_probs), errors, values
 
 
 def q_targets(
@@ -149,5 +177,16 @@ def q_targets(
         next_values: Q' of the successors, [M, A].
         choosing_values: Q of the successors, [M, A].
     """
-    best = choosing_values.argmax(-1, keepdim=True)
-    return returns + discounts * next_values.gather(-1, best).squeeze(-1)
+    best = choosing_values.argmax(-1)
+    return returns + discounts * of_actions(next_values, best)
+
+
+def of_actions(rows: Tensor, actions: Tensor) -> Tensor:
+    """What `rows` [M, A, ...] hold of one action each, [M, ...]."""
+    index = actions.reshape(-1, *[1] * (rows.dim() - 1)).expand(-1, 1, *rows.shape[2:])
+    return rows.gather(1, index).squeeze(1)
+
+
+def huber(values: Tensor, targets: Tensor) -> Tensor:
+    """The squared error, halved, where it is below 1, and linear from there; [M]."""
+    return F.smooth_l1_loss(values, targets, reduction="none")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -16,13 +16,15 @@ from rl.configs.algorithm_config import (
     Positive,
 )
 from rl.configs.base import config
-from rl.configs.replay import PRIORITY_DEFAULTS, Share, replay_problems
+from rl.configs.replay import PRIORITY_DEFAULTS, Share, idle_problems, replay_problems
 from rl.errors import Problem
 
 if TYPE_CHECKING:
     from rl.algorithms.dqn import DQN
 
 __all__ = ["DQNConfig"]
+
+ATOM_DEFAULTS: dict[str, Any] = {"num_atoms": 51, "v_min": None, "v_max": None}
 
 
 @config
@@ -63,6 +65,14 @@ class DQNConfig(AlgorithmConfig):
     """Let the network choose the action that the target network values (arXiv:1509.06461)."""
     dueling: bool = False
     """Give state value and advantages a last layer each (arXiv:1511.06581)."""
+    distributional: bool = False
+    """Learn the distribution of an action's return, not its mean alone (C51, arXiv:1707.06887)."""
+    num_atoms: Annotated[int, Field(ge=2)] = ATOM_DEFAULTS["num_atoms"]
+    """Returns that a distribution gives probabilities to, evenly spaced from v_min to v_max."""
+    v_min: float | None = ATOM_DEFAULTS["v_min"]
+    """Lowest discounted return that can be told apart; must be given where distributional is."""
+    v_max: float | None = ATOM_DEFAULTS["v_max"]
+    """Highest discounted return that can be told apart; must be given where distributional is."""
     exploration_initial: Share = 1.0
     """Probability of a random action at the start."""
     exploration_final: Share = 0.05
@@ -70,10 +80,31 @@ class DQNConfig(AlgorithmConfig):
     exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Part of total_steps over which it falls, linearly."""
 
+    @property
+    def atoms(self) -> tuple[int, float, float]:
+        """Number, lowest and highest of the returns told apart; one without `distributional`."""
+        if self.distributional and self.v_min is not None and self.v_max is not None:
+            return self.num_atoms, self.v_min, self.v_max
+        return 1, 0.0, 0.0
+
     def problems(self) -> Iterator[Problem]:
         """Yields what is wrong with the fields together."""
         yield from super().problems()
         yield from replay_problems(self)
+        yield from idle_problems(self, "distributional", ATOM_DEFAULTS)
+        if self.distributional:
+            yield from self._range_problems()
+
+    def _range_problems(self) -> Iterator[Problem]:
+        for setting, which in (("v_min", "lowest"), ("v_max", "highest")):
+            if getattr(self, setting) is None:
+                yield Problem(
+                    setting,
+                    f"missing: distributional needs the {which} discounted return that an episode"
+                    " can have, and no default would fit every environment; write it",
+                )
+        if self.v_min is not None and self.v_max is not None and self.v_min >= self.v_max:
+            yield Problem("v_min", f"{self.v_min} is not below v_max {self.v_max}; write a range")
 
     def build(self) -> DQN:
         """Imports DQN and makes it ready to train. Close it, or use it in a `with` block."""

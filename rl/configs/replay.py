@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Protocol
 
 from pydantic import Field
 
 from rl.errors import Problem
 
-__all__ = ["PRIORITY_DEFAULTS", "ReplaySettings", "Share", "replay_problems"]
+__all__ = ["PRIORITY_DEFAULTS", "ReplaySettings", "Share", "idle_problems", "replay_problems"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -72,10 +72,27 @@ def replay_problems(config: ReplaySettings) -> Iterator[Problem]:
                 f" {config.buffer_size} keeps of each of {config.num_environments} environments;"
                 " write less, or a larger buffer_size",
             )
-    for setting, default in PRIORITY_DEFAULTS.items():
-        if not config.prioritized and getattr(config, setting) != default:
+    yield from idle_problems(config, "prioritized", PRIORITY_DEFAULTS)
+
+
+def idle_problems(
+    config: object, option: str, defaults: Mapping[str, object], effective: bool = True
+) -> Iterator[Problem]:
+    """Yields the settings that were given but have no effect.
+
+    Args:
+        config: The settings.
+        option: One of them, a truth value.
+        defaults: Of the settings that count only where the option is `effective`.
+        effective: Its other value leaves them idle.
+    """
+    if getattr(config, option) == effective:
+        return
+    for setting, default in defaults.items():
+        value = getattr(config, setting)
+        if value != default:
             yield Problem(
                 setting,
-                f"{getattr(config, setting)} has no effect while prioritized is false; write"
-                " prioritized: true, or leave it out",
+                f"{value} has no effect while {option} is {str(not effective).lower()}; write"
+                f" {option}: {str(effective).lower()}, or leave it out",
             )

@@ -1,5 +1,6 @@
 """DQN: golden targets, updates counted, settings that all count, runs that go on to the bit."""
 
+import math
 import signal
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from rl.algorithms.dqn import DQN, DQNConfig, DQNLearner, q_targets
 from rl.algorithms.training import Interrupted
+from rl.cli.main import train_main
 from rl.core.data import memory
 from rl.core.records.checkpoint import read_checkpoint
 from rl.errors import CheckpointError, ConfigError, UsageError
@@ -38,7 +40,8 @@ QUICK: dict[str, Any] = {
     "exploration_fraction": 0.5,
     "env_runners": {"num": 2, "envs_per_runner": 2},
 }
-RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3}
+C51: dict[str, Any] = {"distributional": True, "v_min": 0.0, "v_max": 60.0}
+RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3, **C51}
 
 
 def _learner_of(dqn: DQN) -> DQNLearner:
@@ -53,6 +56,49 @@ def test_golden_targets() -> None:
     assert q_targets(returns, discounts, target, online).item() == pytest.approx(4.46)
     assert q_targets(returns, discounts, target, target).item() == pytest.approx(10.4)
     assert q_targets(returns, 0 * discounts, target, target).item() == 0.5
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("dueling", [False, True])
+def test_distributions_are_compared_as_their_definitions_say(double: bool, dueling: bool) -> None:
+    """One transition at a time, one atom at a time, in plain Python."""
+    options = {"double": double, "dueling": dueling, "n_step": 3, "prioritized": True}
+    with DQN(DQNConfig(**QUICK | C51 | options, num_atoms=13)) as dqn:
+        for _ in range(8):
+            dqn.train()
+        learner = _learner_of(dqn)
+        head = learner.target.advantage_head
+        head.weight.neg_(), head.bias.neg_()  # so that it prefers other actions
+        batch = learner.experience.draw()
+        losses, errors, values = learner.compare_distributions(batch)
+        module, target = learner.module, learner.target
+        support = module.support.tolist()
+        differing = 0
+        for i in range(8):
+            ahead = batch.next_observations[i]  # type: ignore[index]
+            chances = target.logits(ahead).softmax(-1)
+            online, frozen = module.q_values(ahead).argmax(), (chances @ module.support).argmax()
+            differing += int(online != frozen)
+            chosen = chances[online if double else frozen].tolist()
+            expected = [0.0] * 13
+            for atom, mass in zip(support, chosen, strict=True):
+                moved = min(60.0, max(0.0, float(batch.returns[i] + batch.discounts[i] * atom)))
+                below = min(11, int(moved / 5))
+                expected[below] += mass * (1 - (moved / 5 - below))
+                expected[below + 1] += mass * (moved / 5 - below)
+            logits = module.logits(batch.observations[i])[batch.actions[i]]  # type: ignore[index]
+            own = logits.softmax(-1).tolist()
+            loss = -sum(t * math.log(p) for t, p in zip(expected, own, strict=True))
+            entropy = -sum(t * math.log(t) for t in expected if t > 0)
+            assert losses[i].item() == pytest.approx(loss, rel=1e-4)
+            assert errors[i].item() == pytest.approx(loss - entropy, abs=1e-4)
+            mean = sum(z * p for z, p in zip(support, own, strict=True))
+            assert values[i].item() == pytest.approx(mean, rel=1e-4)
+        assert differing, "the two networks never disagree, so nothing tells who chose"
+        assert {round(d, 6) for d in batch.discounts.tolist()} - {0.99}, "n steps, or an end"
+        learner.experience.note_errors(batch, errors)
+        noted = learner.experience.replay._priorities.get(batch.indices)  # type: ignore[attr-defined]
+        assert noted.tolist() == pytest.approx(((errors.abs() + 1e-6) ** 0.6).tolist())
 
 
 def test_golden_moves_of_the_target() -> None:
@@ -135,6 +181,7 @@ def test_warming_up_is_random_and_learns_nothing() -> None:
     "settings",
     [
         {},
+        C51,
         RAINBOW | {"tau": 0.01, "target_update_interval": 1},
         {"normalize_observations": True, "normalize_rewards": True, "n_step": 2},
         {"prioritized": True, "env": "Acrobot-v1", "buffer_size": 60},
@@ -207,6 +254,15 @@ def test_a_buffer_larger_than_the_memory_is_refused(monkeypatch: pytest.MonkeyPa
     DQN(DQNConfig(**QUICK | {"buffer_size": most, "rollout_length": 1})).close()
 
 
+def test_a_missing_range_of_returns_is_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--algo", "dqn", "--env", "CartPole-v1", "--run-dir", str(tmp_path / "run")]
+    assert train_main([*words, "--distributional", "--v-max", "1"]) == 2
+    assert "v_min: missing" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_continuous_actions_are_refused() -> None:
     with pytest.raises(UsageError, match=r"actions are box.*dqn can act in discrete only"):
         DQN(DQNConfig(env="Pendulum-v1"))
@@ -221,6 +277,12 @@ def test_continuous_actions_are_refused() -> None:
         ({"rollout_length": 51}, "rollout_length: 51 is more than the 50 transitions"),
         ({"priority_alpha": 0.5}, "priority_alpha: 0.5 has no effect while prioritized is false"),
         ({"priority_beta": 0.5}, "priority_beta: 0.5 has no effect"),
+        ({"distributional": True, "v_max": 1}, "v_min: missing: distributional needs the lowest"),
+        ({"distributional": True, "v_min": 1}, "v_max: missing: distributional needs the highest"),
+        (C51 | {"v_min": 60.0}, "v_min: 60.0 is not below v_max 60.0"),
+        ({"v_min": 0.0}, "v_min: 0.0 has no effect while distributional is false"),
+        ({"v_max": 1.0}, "v_max: 1.0 has no effect while distributional is false"),
+        ({"num_atoms": 11}, "num_atoms: 11 has no effect while distributional is false"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(
@@ -240,6 +302,7 @@ BASE: dict[str, Any] = QUICK | {
     "target_update_interval": 64,
     "n_step": 2,
 }
+ATOMS: dict[str, Any] = BASE | C51 | {"num_atoms": 21}
 SETTINGS: dict[str, Any] = {
     "gamma": 0.9,
     "learning_rate": 1e-2,
@@ -262,13 +325,20 @@ SETTINGS: dict[str, Any] = {
     "priority_beta": 0.9,
     "double": True,
     "dueling": True,
+    "distributional": C51,
+    "num_atoms": ATOMS | {"num_atoms": 31},
+    "v_min": ATOMS | {"v_min": -10.0},
+    "v_max": ATOMS | {"v_max": 30.0},
     "exploration_initial": 0.5,
     "exploration_final": 0.5,
     "exploration_fraction": 0.1,
     "total_steps": 300,
     "env_kwargs": {"sutton_barto_reward": True},
 }
-"""For each setting a value that must change what is learnt on CartPole in 192 steps."""
+"""For each setting a value that must change what is learnt on CartPole in 192 steps.
+
+A table stands for settings that go together; those of the distribution change `ATOMS`.
+"""
 
 
 def _weights(settings: dict[str, Any]) -> dict[str, bytes]:
@@ -286,9 +356,19 @@ def base_weights() -> dict[str, bytes]:
     return _weights(BASE)
 
 
+@pytest.fixture(scope="module")
+def atoms_weights() -> dict[str, bytes]:
+    return _weights(ATOMS)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-def test_no_setting_is_without_effect(name: str, base_weights: dict[str, bytes]) -> None:
-    assert _weights(BASE | {name: SETTINGS[name]}) != base_weights
+def test_no_setting_is_without_effect(
+    name: str, base_weights: dict[str, bytes], atoms_weights: dict[str, bytes]
+) -> None:
+    value = SETTINGS[name]
+    together = isinstance(value, dict) and name != "env_kwargs"
+    changed = _weights(BASE | (value if together else {name: value}))
+    assert changed not in (base_weights, atoms_weights)
 
 
 def test_every_setting_of_the_learner_is_tried() -> None:

@@ -18,14 +18,18 @@ from rl.testing.probe_envs import (
     WrongSuccessor,
 )
 
+ATOMS = {"distributional": True, "v_min": -6.0, "v_max": 12.0, "num_atoms": 37}
+"""Every true value of the probes lies in the range, none of them in its middle."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "double": {"double": True},
     "dueling": {"dueling": True},
     "n-step": {"n_step": 3},
     "prioritized": {"prioritized": True},
+    "distributional": ATOMS,
     "polyak": {"tau": 0.2, "target_update_interval": 8},
-    "all": {"double": True, "dueling": True, "n_step": 3, "prioritized": True},
+    "all but distributional": {"double": True, "dueling": True, "n_step": 3, "prioritized": True},
+    "all": {"double": True, "dueling": True, "n_step": 3, "prioritized": True, **ATOMS},
 }
 EVERY = pytest.mark.parametrize("option", OPTIONS)
 

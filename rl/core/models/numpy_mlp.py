@@ -6,17 +6,18 @@ images; tests compare them on random networks (measured in `benchmarks/acting.py
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from rl.core.data.spaces import ActionLayout, Head, Leaf, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import ParameterTable, Weights
-from rl.core.models.spec import NetworkSpec, QNetworkSpec
+from rl.core.models.spec import Activation, NetworkSpec, QNetworkSpec
 
-__all__ = ["NumpyActor", "NumpyNetwork", "NumpyQActor"]
+__all__ = ["NumpyActor", "NumpyEncoder", "NumpyLayers", "NumpyNetwork", "NumpyQActor"]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 NORMALIZED_CLIP = 10.0
@@ -58,48 +59,25 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-class NumpyNetwork:
-    """Encoder, linear layers with an activation behind each, and a linear head."""
+class NumpyEncoder:
+    """Any observation without images as one feature vector: `ObservationEncoder` in numpy."""
 
-    def __init__(
-        self, spec: NetworkSpec | QNetworkSpec, table: ParameterTable, layers: list[str], head: str
-    ) -> None:
-        """Names the parameters.
-
-        Args:
-            spec: Of the network.
-            table: Where parameters lie.
-            layers: Names of the hidden layers, first to last.
-            head: Name of the last layer.
-        """
+    def __init__(self, spec: NetworkSpec | QNetworkSpec) -> None:
         self._spec = spec
-        self._table = table
-        self._names = layers, head
         self._observations = ObservationLayout(spec.observation_space)
-        self._activation = ACTIVATIONS[spec.activation]
         self._plain = not self._observations.nested and not self._observations.leaves[0].sizes
-        self._layers: list[tuple[Array, Array]] = []
-        self._head: tuple[Array, Array]
         self._shift: Array | None = None
         self._scale: Array | None = None
 
-    def set_weights(self, weights: Weights) -> dict[str, Array]:
-        """Takes views of the vector, not a copy: whoever publishes weights does not change them.
-
-        Returns:
-            All parameters by name.
-        """
-        views = self._table.views(weights.parameters)
-        layers, head = self._names
-        self._layers = [(views[f"{name}.weight"].T, views[f"{name}.bias"]) for name in layers]
-        self._head = (views[f"{head}.weight"].T, views[f"{head}.bias"])
+    def set_weights(self, weights: Weights) -> None:
+        """Takes the statistics of observations, where the network has any."""
         if self._spec.normalize_observations and self._observations.num_features:
             var = weights.buffers["encoder.normalizer.var"]
             self._shift = weights.buffers["encoder.normalizer.mean"].astype(np.float32)
             self._scale = (1 / np.sqrt(var + NORMALIZED_EPSILON)).astype(np.float32)
-        return views
 
-    def _encode(self, observations: Tree) -> Array:
+    def __call__(self, observations: Tree) -> Array:
+        """Features [B, num_features] float32 of observations [B, *obs]."""
         if self._plain and not isinstance(observations, dict):
             features = observations.reshape(observations.shape[0], -1)
             if features.dtype != np.float32:
@@ -115,17 +93,65 @@ class NumpyNetwork:
         normalized: Array = (features - self._shift) * self._scale
         return normalized.clip(-NORMALIZED_CLIP, NORMALIZED_CLIP)
 
-    def __call__(self, observations: Tree) -> Array:
-        """What the head gives, [B, outputs]."""
-        hidden = self._encode(observations)
+
+class NumpyLayers:
+    """Linear layers with an activation behind each, and a linear head where one is named."""
+
+    def __init__(self, layers: list[str], head: str | None, activation: Activation) -> None:
+        """Names the parameters: hidden layers, first to last, and the last layer."""
+        self._names = layers, head
+        self._activation = ACTIVATIONS[activation]
+        self._layers: list[tuple[Array, Array]] = []
+        self._head: tuple[Array, Array] | None = None
+
+    def set_weights(self, views: Mapping[str, Array]) -> None:
+        """Keeps views, not copies: whoever publishes weights does not change them."""
+        layers, head = self._names
+        self._layers = [(views[f"{name}.weight"].T, views[f"{name}.bias"]) for name in layers]
+        if head is not None:
+            self._head = (views[f"{head}.weight"].T, views[f"{head}.bias"])
+
+    def __call__(self, hidden: Array) -> Array:
+        """[B, inputs] -> [B, outputs]."""
         for weight, bias in self._layers:
             hidden = hidden @ weight
             hidden += bias
             hidden = self._activation(hidden)
-        weight, bias = self._head
-        outputs: Array = hidden @ weight
-        outputs += bias
-        return outputs
+        if self._head is not None:
+            weight, bias = self._head
+            hidden = hidden @ weight
+            hidden += bias
+        return hidden
+
+
+class NumpyNetwork:
+    """Encoder, linear layers with an activation behind each, and a linear head."""
+
+    def __init__(
+        self, spec: NetworkSpec | QNetworkSpec, table: ParameterTable, layers: list[str], head: str
+    ) -> None:
+        """Names the parameters.
+
+        Args:
+            spec: Of the network.
+            table: Where parameters lie.
+            layers: Names of the hidden layers, first to last.
+            head: Name of the last layer.
+        """
+        self._table = table
+        self._encoder = NumpyEncoder(spec)
+        self._layers = NumpyLayers(layers, head, spec.activation)
+
+    def set_weights(self, weights: Weights) -> dict[str, Array]:
+        """Acts with these from now on; returns all parameters by name, as views."""
+        views = self._table.views(weights.parameters)
+        self._encoder.set_weights(weights)
+        self._layers.set_weights(views)
+        return views
+
+    def __call__(self, observations: Tree) -> Array:
+        """What the head gives, [B, outputs]."""
+        return self._layers(self._encoder(observations))
 
 
 def _linear_layers(name: str, sizes: tuple[int, ...]) -> list[str]:
@@ -137,15 +163,44 @@ class NumpyQActor:
     """Acts as a `QNetwork` of this spec would."""
 
     def __init__(self, spec: QNetworkSpec, table: ParameterTable) -> None:
-        layers = _linear_layers("torso", spec.torso_sizes)
-        layers += _linear_layers("advantage_stream", spec.stream_sizes)
-        # Value and mean advantage are the same for all actions: which is best shows without them.
-        self._scores = NumpyNetwork(spec, table, layers, "advantage_head")
+        layers = functools.partial(NumpyLayers, activation=spec.activation)
+        self._table = table
+        self._encoder = NumpyEncoder(spec)
+        self._torso = layers(_linear_layers("torso", spec.torso_sizes), None)
+        self._advantages = layers(
+            _linear_layers("advantage_stream", spec.stream_sizes), "advantage_head"
+        )
+        # Without atoms, value and mean advantage are the same for all actions: which is best shows
+        # without them. In a distribution they shift logits, and so each mean by another amount.
+        self._value = (
+            layers(_linear_layers("value.0", spec.stream_sizes), "value.1")
+            if spec.dueling and spec.num_atoms > 1
+            else None
+        )
+        self._parts = [self._torso, self._advantages, *([self._value] if self._value else [])]
+        self._atoms = spec.num_atoms
+        self._support = np.linspace(spec.v_min, spec.v_max, spec.num_atoms, dtype=np.float32)
         self._epsilon = 0.0
 
     def set_weights(self, weights: Weights) -> None:
-        self._scores.set_weights(weights)
+        views = self._table.views(weights.parameters)
+        self._encoder.set_weights(weights)
+        for part in self._parts:
+            part.set_weights(views)
         self._epsilon = float(weights.buffers["epsilon"])
+
+    def _scores(self, observations: Tree) -> Array:
+        """What ranks actions as their values do, [B, A]."""
+        hidden = self._torso(self._encoder(observations))
+        scores = self._advantages(hidden)
+        if self._atoms == 1:
+            return scores
+        logits = scores.reshape(scores.shape[0], -1, self._atoms)
+        if self._value is not None:
+            logits = logits + (self._value(hidden)[:, None] - logits.mean(1, keepdims=True))
+        chances = np.exp(logits - logits.max(2, keepdims=True))
+        values: Array = chances @ self._support / chances.sum(2)
+        return values
 
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         """See `Actor.act`; there are no extras."""

@@ -17,14 +17,15 @@ from rl.core.models.spec import QNetworkSpec
 __all__ = ["QNetwork", "dueling_values", "epsilon_greedy"]
 
 
-def dueling_values(value: Tensor, advantages: Tensor) -> Tensor:
+def dueling_values(value: Tensor, advantages: Tensor, actions: int = -1) -> Tensor:
     """Q = V + A - mean A (Wang et al. 2016, arXiv:1511.06581, eq. 9).
 
     Args:
         value: [..., 1].
         advantages: [..., A].
+        actions: The axis of the A actions, where it is not the last.
     """
-    return value + advantages - advantages.mean(-1, keepdim=True)
+    return value + advantages - advantages.mean(actions, keepdim=True)
 
 
 def epsilon_greedy(values: Tensor, epsilon: Tensor, noise: Tensor) -> Tensor:
@@ -45,10 +46,13 @@ def epsilon_greedy(values: Tensor, epsilon: Tensor, noise: Tensor) -> Tensor:
 class QNetwork(Module):
     """Values of all actions. How much it explores, epsilon, is a buffer: it travels with it.
 
-    Weights begin as torch's own, which is what DQN has always been run with.
+    With `spec.num_atoms` N > 1 it gives a distribution of returns for each action (Bellemare et al.
+    2017, arXiv:1707.06887), whose mean is the value. Weights begin as torch's own, which is what
+    DQN has always been run with.
     """
 
     epsilon: Tensor
+    support: Tensor
 
     def __init__(self, spec: QNetworkSpec) -> None:
         super().__init__()
@@ -62,22 +66,40 @@ class QNetwork(Module):
         self.torso = mlp(inputs, spec.torso_sizes, spec.activation, orthogonal=False)
         shared = spec.torso_sizes[-1] if spec.torso_sizes else inputs
         width = spec.stream_sizes[-1] if spec.stream_sizes else shared
+        outputs = self.action_layout.num_parameters * spec.num_atoms
         # Without dueling there is no value apart, and the "advantages" are the values.
         self.advantage_stream = mlp(shared, spec.stream_sizes, spec.activation, orthogonal=False)
-        self.advantage_head = nn.Linear(width, self.action_layout.num_parameters)
+        self.advantage_head = nn.Linear(width, outputs)
         self.value: nn.Module | None = None
         if spec.dueling:
             stream = mlp(shared, spec.stream_sizes, spec.activation, orthogonal=False)
-            self.value = nn.Sequential(stream, nn.Linear(width, 1))
+            self.value = nn.Sequential(stream, nn.Linear(width, spec.num_atoms))
         self.register_buffer("epsilon", torch.zeros(()))
+        atoms = torch.linspace(spec.v_min, spec.v_max, spec.num_atoms)
+        self.register_buffer("support", atoms, persistent=False)
 
     def q_values(self, observations: TensorTree) -> Tensor:
         """Q of every action, [..., A]."""
+        if self.spec.num_atoms > 1:
+            return self.expected(self.logits(observations).softmax(-1))
         hidden = self.torso(self.encoder(observations))
         advantages: Tensor = self.advantage_head(self.advantage_stream(hidden))
         if self.value is None:
             return advantages
         return dueling_values(self.value(hidden), advantages)
+
+    def logits(self, observations: TensorTree) -> Tensor:
+        """Logits of every action's distribution over the atoms, [..., A, N]."""
+        hidden = self.torso(self.encoder(observations))
+        rows: Tensor = self.advantage_head(self.advantage_stream(hidden))
+        advantages = rows.reshape(*rows.shape[:-1], -1, self.spec.num_atoms)
+        if self.value is None:
+            return advantages
+        return dueling_values(self.value(hidden).unsqueeze(-2), advantages, actions=-2)
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        """The values that distributions [..., A, N] amount to, [..., A]."""
+        return probabilities @ self.support
 
     def act(
         self, observations: TensorTree, noise: Tensor | None

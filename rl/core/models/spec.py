@@ -76,6 +76,11 @@ class QNetworkSpec:
     dueling: bool = False
     """Value and advantages apart, each with a last hidden layer of its own."""
     normalize_observations: bool = False
+    num_atoms: int = 1
+    """Points of an action's distribution of returns; 1: its mean alone."""
+    v_min: float = 0.0
+    """The lowest of them; they lie evenly up to `v_max`."""
+    v_max: float = 0.0
 
     @property
     def torso_sizes(self) -> tuple[int, ...]:
@@ -96,6 +101,9 @@ class QNetworkSpec:
             "activation": self.activation,
             "dueling": self.dueling,
             "normalize_observations": self.normalize_observations,
+            "num_atoms": self.num_atoms,
+            "v_min": self.v_min,
+            "v_max": self.v_max,
         }
 
     @staticmethod
@@ -103,6 +111,9 @@ class QNetworkSpec:
         """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
         try:
             sizes, activation = _layers(data)
+            num_atoms = int(data["num_atoms"])
+            if not 0 < num_atoms <= MOST_UNITS:
+                raise ValueError("an impossible number of atoms")
             return QNetworkSpec(
                 space_from_json(data["observation_space"]),
                 space_from_json(data["action_space"]),
@@ -110,6 +121,9 @@ class QNetworkSpec:
                 activation,
                 bool(data["dueling"]),
                 bool(data["normalize_observations"]),
+                num_atoms,
+                float(data["v_min"]),
+                float(data["v_max"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"not the description of a network: {error}") from error

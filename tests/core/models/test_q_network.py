@@ -28,7 +28,12 @@ def network(epsilon: float = 0.3, observation: Any = BOX, **settings: Any) -> QN
     return module
 
 
-@pytest.mark.parametrize("dueling", [False, True])
+ATOMS: dict[str, Any] = {"num_atoms": 11, "v_min": -3.0, "v_max": 7.0}
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"dueling": True}, ATOMS, {"dueling": True, **ATOMS}], ids=str
+)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -40,8 +45,8 @@ def network(epsilon: float = 0.3, observation: Any = BOX, **settings: Any) -> QN
     ],
     ids=["plain", "normalised", "no hidden layer", "image", "dict"],
 )
-def test_it_does_what_every_module_must(dueling: bool, settings: dict[str, Any]) -> None:
-    check_module(lambda: network(**settings, dueling=dueling), batch=40)
+def test_it_does_what_every_module_must(kind: dict[str, Any], settings: dict[str, Any]) -> None:
+    check_module(lambda: network(**settings, **kind), batch=40)
 
 
 def test_golden_dueling_values() -> None:
@@ -60,6 +65,31 @@ def test_a_dueling_network_has_value_and_advantages_apart() -> None:
     torch.testing.assert_close(module.q_values(observations), before + 2)
     assert [len(module.torso), len(module.advantage_stream)] == [2, 2]
     assert len(network(hidden_sizes=(16, 8)).torso) == 4
+
+
+def test_values_are_the_means_of_their_distributions() -> None:
+    module = network(**ATOMS)
+    probabilities = torch.tensor([[[0.0] * 10 + [1.0], [0.5] + [0.0] * 9 + [0.5]]])
+    assert module.expected(probabilities).tolist() == [[7, 2]]
+    observations = torch.randn(5, 3)
+    chances = module.logits(observations).softmax(-1)
+    assert chances.shape == (5, 4, 11)
+    torch.testing.assert_close(module.q_values(observations), chances @ torch.arange(-3.0, 8))
+
+
+def test_value_and_advantages_of_a_distribution_meet_atom_by_atom() -> None:
+    """Rainbow's aggregation: softmax over i of v_i + a_i(x, a) - mean over a of a_i."""
+    module = network(dueling=True, hidden_sizes=(16, 8), **ATOMS)
+    observations = torch.randn(5, 3)
+    logits = module.logits(observations)
+    assert module.value is not None
+    hidden = module.torso(module.encoder(observations))
+    value = module.value(hidden)
+    torch.testing.assert_close(logits.mean(1), value)
+    rows = module.advantage_head(module.advantage_stream(hidden)).reshape(5, 4, 11)
+    for i in (0, 10):
+        golden = dueling_values(value[:, i : i + 1], rows[:, :, i])
+        torch.testing.assert_close(logits[:, :, i], golden)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.5, 1.0])
@@ -90,8 +120,9 @@ def test_light_workers_explore_exactly_as_the_module_does(epsilon: float) -> Non
     assert len(set(chosen[0])) > 2
 
 
-def test_a_policy_tells_its_values_and_keeps_them(tmp_path: Path) -> None:
-    module = network(dueling=True, hidden_sizes=(8,))
+@pytest.mark.parametrize("kind", [{}, ATOMS], ids=["values", "distributions"])
+def test_a_policy_tells_its_values_and_keeps_them(tmp_path: Path, kind: dict[str, Any]) -> None:
+    module = network(dueling=True, hidden_sizes=(8,), **kind)
     Policy(module).save(tmp_path / "policy")
     policy = Policy.load(tmp_path / "policy")
     one, batch = np.zeros(3, np.float32), np.ones((5, 3), np.float32)
@@ -114,7 +145,16 @@ def test_a_policy_without_action_values_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"hidden_sizes": [0]}, {"activation": "sin"}, {"dueling": ...}, {"action_space": 3}]
+    "change",
+    [
+        {"hidden_sizes": [0]},
+        {"activation": "sin"},
+        {"dueling": ...},
+        {"action_space": 3},
+        {"num_atoms": 0},
+        {"num_atoms": 1 << 40},
+        {"v_min": "low"},
+    ],
 )
 def test_a_damaged_description_is_refused(change: dict[str, Any]) -> None:
     described = network().describe()
