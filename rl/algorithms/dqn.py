@@ -101,7 +101,7 @@ class DQNLearner(Learner[DQNConfig]):
         }
         self.experience.remember(rollout, env_steps)
         self.move_target(env_steps, steps_now)
-        averages = Averages()
+        averages = Averages(self.ranks)
         for _ in range(self.experience.due_updates(env_steps, steps_now)):
             averages.add(**self.step())
         self.module.epsilon.fill_(self.exploration_rate(steps_now))

@@ -11,8 +11,8 @@ samples, M a minibatch, K episode ends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
 import torch
@@ -107,13 +107,13 @@ class PPOLearner(Learner[PPOConfig]):
             config.clip_range, config.clip_range_final, env_steps, config.total_steps
         )
         batch = self.prepare(Rollout.concatenate(rollouts))
-        averages = Averages()
+        averages = Averages(self.ranks)
         stop = False
         for _ in range(config.num_epochs):
-            for minibatch in batch.shuffled(self.generator).minibatches(config.minibatch_size):
+            for minibatch in self.minibatches(batch):
                 loss, terms = self.loss(minibatch, clip_range)
                 # Measured before stepping: a step that starts too far away is not taken.
-                if config.target_kl is not None and terms["approx_kl"] > 1.5 * config.target_kl:
+                if config.target_kl is not None and self.moved(terms) > 1.5 * config.target_kl:
                     stop = True
                     break
                 averages.add(loss=loss, **terms, grad_norm=self.apply_gradients(loss))
@@ -125,6 +125,22 @@ class PPOLearner(Learner[PPOConfig]):
             self.kl_coef.fill_(adapted_kl_coef(float(self.kl_coef), kl, config.kl_target))
         self.observe(batch.observations)
         return metrics | self._report(batch, learning_rate, clip_range)
+
+    def minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch]:
+        """This rank's rows of each minibatch of an epoch, in random order.
+
+        Advantages are normalised over the whole minibatch, as if one learner had it all.
+        """
+        for minibatch in batch.shuffled(self.generator).minibatches(self.config.minibatch_size):
+            own = self.ranks.part(len(minibatch))
+            if not self.config.normalize_advantages:
+                yield minibatch.part(own)
+            else:
+                yield replace(minibatch, advantages=normalized(minibatch.advantages)).part(own)
+
+    def moved(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """How far the policy is from the one that sampled, over the whole minibatch."""
+        return self.ranks.average_(terms["approx_kl"].detach().clone())
 
     def _report(self, batch: PPOBatch, learning_rate: float, clip_range: float) -> Metrics:
         metrics = {
@@ -182,7 +198,7 @@ class PPOLearner(Learner[PPOConfig]):
         return torch.cat([self.module.value(part) for part in parts])
 
     def loss(self, batch: PPOBatch, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective of the paper (eq. 9) with its sign turned, on a minibatch of M samples.
+        """The objective of the paper (eq. 9) with its sign turned, on M samples of `minibatches`.
 
         Returns:
             The loss, a scalar, and its terms under their public names.
@@ -191,10 +207,7 @@ class PPOLearner(Learner[PPOConfig]):
         policy, values = self.module(batch.observations)
         log_ratio = policy.log_prob(batch.actions) - batch.log_probs
         ratio = log_ratio.exp()  # 1 on the first minibatch of the first epoch
-        advantages = batch.advantages
-        if config.normalize_advantages:
-            advantages = normalized(advantages)
-        objective = clipped_surrogate(ratio, advantages, clip_range, config.dual_clip)
+        objective = clipped_surrogate(ratio, batch.advantages, clip_range, config.dual_clip)
         errors = clipped_value_error(
             values, batch.values, batch.value_targets, config.value_clip_range
         )

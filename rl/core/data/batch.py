@@ -37,11 +37,14 @@ class TensorBatch:
         """The rows of these indices, [M, ...]."""
         return self._each(lambda column: column.index_select(0, rows))
 
+    def part(self, rows: slice) -> Self:
+        """Consecutive rows, without a copy."""
+        return self._each(lambda column: column[rows])
+
     def minibatches(self, size: int) -> Iterator[Self]:
         """Consecutive parts of `size` rows; the last may be shorter."""
         for start in range(0, len(self), size):
-            rows = slice(start, start + size)
-            yield self._each(lambda column, rows=rows: column[rows])  # type: ignore[misc]
+            yield self.part(slice(start, start + size))
 
     def shuffled(self, generator: torch.Generator) -> Self:
         """All rows in random order."""

@@ -67,6 +67,7 @@ class Experience:
         )
         self.credit = torch.zeros((), dtype=torch.float64)  # updates earned and not yet made
         self._beta = config.priority_beta
+        self._drawn = np.empty(0, np.int64)  # the whole batch at hand, all ranks' parts
         self._scale = None if learner.reward_scaler is None else self._scaled_rewards
 
     def remember(self, rollout: Rollout, env_steps: int) -> None:
@@ -94,15 +95,16 @@ class Experience:
         return due
 
     def draw(self) -> ReplayBatch:
-        """A batch of M = batch_size transitions."""
+        """This rank's part of a batch of batch_size transitions: M rows of it."""
         config, replay, learner = self._config, self.replay, self._learner
-        indices = replay.draw(config.batch_size)
-        found = replay.gather(indices, config.n_step, config.gamma, self._scale)
+        self._drawn = replay.draw(config.batch_size)
+        own = learner.ranks.part(config.batch_size)
+        found = replay.gather(self._drawn[own], config.n_step, config.gamma, self._scale)
         weights = None
         if isinstance(replay, PrioritizedReplay):
-            weights = learner.tensor(replay.weights(indices, self._beta))
+            weights = learner.tensor(replay.weights(self._drawn, self._beta)[own])
         return ReplayBatch(
-            indices,
+            self._drawn[own],
             learner.tensors(found.observations),
             learner.tensor(found.actions),
             learner.tensor(found.returns),
@@ -112,9 +114,10 @@ class Experience:
         )
 
     def note_errors(self, batch: ReplayBatch, errors: Tensor) -> None:
-        """Makes transitions as likely as their TD errors [M] ask, where draws are prioritised."""
+        """Makes the batch drawn last as likely as its TD errors [M] ask, where draws are uneven."""
         if isinstance(self.replay, PrioritizedReplay):
-            self.replay.set_priorities(batch.indices, errors.cpu().numpy())
+            errors = self._learner.ranks.whole(errors)
+            self.replay.set_priorities(self._drawn, errors.cpu().numpy())
 
     def report(self, env_steps: int) -> Metrics:
         """Metrics of the buffer and the ratio of updates to steps."""

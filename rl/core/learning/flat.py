@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rl.core.data.batch import to_tensor
 from rl.core.data.tree import Array
+from rl.core.learning.ranks import Ranks
 
 __all__ = ["FlatParameters", "become_views", "frozen_copy"]
 
@@ -48,6 +49,8 @@ class FlatParameters:
             parameter.grad = self.gradient[part].view_as(parameter)
             offset = part.stop
         self.optimizer = torch.optim.Adam([self._leaf], lr=learning_rate, eps=epsilon, fused=True)
+        self.ranks = Ranks()
+        """With whom `agree` makes the gradient that of the whole batch."""
 
     def set_learning_rate(self, rate: float) -> None:
         """Of the steps from now on."""
@@ -58,12 +61,20 @@ class FlatParameters:
         self.gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
 
+    def agree(self) -> None:
+        """Makes `gradient`, the mean over this rank's rows, that of the whole batch.
+
+        It stands between gradient and optimizer, whoever computed the gradient.
+        """
+        self.ranks.average_(self.gradient)
+
     def step(self, max_norm: float | None) -> Tensor:
-        """One step of Adam along `gradient`, scaled down to a Euclidean norm of `max_norm`.
+        """One step of Adam along what all ranks agree on, scaled to a norm of at most `max_norm`.
 
         Returns:
             The norm before clipping, a scalar on the device.
         """
+        self.agree()
         norm: Tensor = torch.linalg.vector_norm(self.gradient)
         if max_norm is not None:
             self.gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))

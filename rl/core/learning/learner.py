@@ -16,6 +16,7 @@ from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.data.weights import Weights
 from rl.core.learning.flat import FlatParameters
+from rl.core.learning.ranks import Ranks
 from rl.core.learning.schedules import linear
 from rl.core.models.modules import Module, TensorTree
 from rl.core.models.normalizer import RewardScaler
@@ -64,6 +65,7 @@ class Learner(ABC, Generic[ConfigT]):
             else None
         )
         self.num_updates = 0
+        self.ranks = Ranks()
         self._version = 0
 
     @staticmethod
@@ -118,6 +120,21 @@ class Learner(ABC, Generic[ConfigT]):
     def tensor(self, array: Array) -> Tensor:
         """One array on the learner's device."""
         return to_tensor(array, self.device)
+
+    def join(self, ranks: Ranks) -> None:
+        """Learns from now on with others, each from its part of every batch."""
+        self.ranks = ranks
+        for flat in self._all_parameters():
+            flat.ranks = ranks
+
+    def noise(self, own: Tensor) -> Tensor:
+        """Standard normal numbers for this rank's rows of the batch at hand, like `own` [m, ...].
+
+        They are what these rows would get if one learner had them all.
+        """
+        rows = self.ranks.rows if self.ranks.size > 1 and self.ranks.rows else own.shape[0]
+        noise = torch.randn((rows, *own.shape[1:]), generator=self.generator)
+        return noise[self.ranks.part(rows)].to(self.device)
 
     def set_learning_rate(self, env_steps: int) -> float:
         """Puts the scheduled learning rate into every optimizer and returns it."""
@@ -230,18 +247,25 @@ def choose_device(name: str) -> torch.device:
 class Averages:
     """Means of scalars over the minibatches of an update, read from the device once."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        """Starts empty.
+
+        Args:
+            ranks: Who else computes means over other rows of the same minibatches.
+        """
+        self._ranks = Ranks() if ranks is None else ranks
         self._names: tuple[str, ...] = ()
         self._rows: list[Tensor] = []
 
     def add(self, **scalars: Tensor) -> None:
         """Adds the scalars of one minibatch; every call names the same ones."""
         self._names = tuple(scalars)
-        self._rows.append(torch.stack([scalar.detach() for scalar in scalars.values()]))
+        row = torch.stack([scalar.detach() for scalar in scalars.values()])
+        self._rows.append(row * self._ranks.share)
 
     def result(self) -> Metrics:
         """The mean of each."""
         if not self._rows:
             return {}
-        means = torch.stack(self._rows).mean(0).tolist()
+        means = self._ranks.sum_(torch.stack(self._rows).mean(0)).tolist()
         return dict(zip(self._names, means, strict=True))
