@@ -51,11 +51,21 @@ def run_once(python: str, script: Path, which: str, seed: int, arguments: Sequen
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(question: str, script: Path, flags: argparse.Namespace, *, peer: str) -> None:
-    """Prints one JSON line: medians, spreads and the ratio ours / peer, with the returns."""
+def compare(
+    question: str,
+    script: Path,
+    flags: argparse.Namespace,
+    *,
+    peer: str,
+    own: Sequence[str] = (),
+) -> None:
+    """Prints one JSON line: medians, spreads and the ratio ours / peer, with the returns.
+
+    `own` are flags of this benchmark alone, handed to both sides.
+    """
     sides: dict[str, list[Any]] = {"ours": [], peer: []}
     pythons = {"ours": sys.executable, peer: flags.peer_python}
-    arguments = ["--steps", str(flags.steps)]
+    arguments = ["--steps", str(flags.steps), *own]
     for pair in range(flags.pairs):
         for which, found in sides.items():
             if pythons[which]:

@@ -146,12 +146,21 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     def train(self) -> TrainResult:
         """One iteration."""
+        return self._iterate(lambda: True)
+
+    def _iterate(self, enough: Callable[[], bool]) -> TrainResult:
+        """Iterations until `enough`, told as one; of a metric the last value counts."""
         began, steps_before = time.perf_counter(), self.env_steps
-        self._steps_at_start = steps_before
         self._episodes = []
         self._seconds = {"sample": 0.0, "learn": 0.0}
-        metrics = self.training_step()
-        self.iteration += 1
+        metrics: Metrics = {}
+        with self.learners.computing():
+            while True:
+                self._steps_at_start = self.env_steps
+                metrics |= self.training_step()
+                self.iteration += 1
+                if enough():
+                    break
         elapsed = time.perf_counter() - began
         self._trained_s += elapsed
         metrics = metrics | self.window.metrics() | self._timing(elapsed, steps_before)
@@ -174,11 +183,21 @@ class Algorithm(ABC, Generic[ConfigT]):
             if self.env_steps >= budget:
                 return result
 
-    def train_within(self, budget: int) -> TrainResult:
-        """One iteration, shortened where the budget ends."""
+    def train_within(self, budget: int, stop: Callable[[], bool] | None = None) -> TrainResult:
+        """Iterations for `metrics.interval` environment steps, the last shortened by the budget.
+
+        They end earlier where an evaluation or a checkpoint is due, and when `stop` says so.
+        """
+        config, before = self.config, self.env_steps
+        ends = [
+            (before // interval + 1) * interval
+            for interval in (config.evaluation.interval, config.checkpoints.interval)
+            if interval
+        ]
+        end = min(before + config.metrics.interval, budget, *ends)
         self._budget = budget
         try:
-            return self.train()
+            return self._iterate(lambda: self.env_steps >= end or (stop is not None and stop()))
         finally:
             self._budget = None
 
@@ -244,6 +263,7 @@ class Algorithm(ABC, Generic[ConfigT]):
                 "window": self.window.state(),
                 "best_return": self.best_return,
             },
+            self.learners.engine,
         )
 
     def restore(self, checkpoint: Checkpoint) -> int:
@@ -255,6 +275,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         """
         try:
             counters: Any = checkpoint.json("counters.json")
+            self.learners.use_engine(str(checkpoint.meta.get("learning_engine", "")))
             self.learners.set_state(snapshot.learner_state(checkpoint))
             self.learners.set_memory(snapshot.memory_state(checkpoint))
             lost = self.env_runners.set_states(snapshot.runner_states(checkpoint))

@@ -12,7 +12,7 @@ environments, M transitions of a batch, A actions, N atoms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from rl.configs.dqn import DQNConfig
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array
+from rl.core.learning.analytic_dqn import AnalyticDQN, dqn_obstacles
 from rl.core.learning.distributional import cross_entropy, divergence, project
 from rl.core.learning.experience import Experience, ReplayBatch
 from rl.core.learning.flat import frozen_copy
@@ -52,12 +53,17 @@ class DQNLearner(Learner[DQNConfig]):
     """Remembers transitions and regresses Q on targets that a slower copy of it makes."""
 
     module: QNetwork
+    analytic: AnalyticDQN
+    """There with the numpy engine alone."""
 
     def __init__(self, config: DQNConfig, spaces: Spaces, num_environments: int) -> None:
         super().__init__(config, spaces, num_environments)
         self.experience = Experience(self, config, spaces)
         self.target, self.target_parameters = frozen_copy(self.module, self.flat.vector)
         self.module.epsilon.fill_(self.exploration_rate(0))
+        if self.engine == "numpy":
+            target = self.target_parameters.numpy()
+            self.analytic = AnalyticDQN(config, self.module, self.flat, target)
 
     @staticmethod
     def make_module(config: DQNConfig, spaces: Spaces) -> QNetwork:
@@ -72,6 +78,12 @@ class DQNLearner(Learner[DQNConfig]):
                 *config.atoms,
             )
         )
+
+    def obstacles(self) -> Iterator[str]:
+        if type(self) is DQNLearner:
+            yield from dqn_obstacles(self.config, self.module)
+        else:
+            yield f"{type(self).__name__} may have another loss than DQNLearner"
 
     def extra_state(self) -> dict[str, Tensor]:
         own = {"target": self.target_parameters, "credit": self.experience.credit}
@@ -115,20 +127,31 @@ class DQNLearner(Learner[DQNConfig]):
         if times:  # the network stands still meanwhile, so that many moves are one
             self.target_parameters.lerp_(self.flat.vector, 1 - (1 - self.config.tau) ** times)
 
-    def step(self) -> dict[str, Tensor]:
+    def step(self) -> dict[str, Tensor] | dict[str, float]:
         """One update on a batch of M transitions. Returns scalars under their public names."""
+        if self.engine == "numpy":
+            _, transitions, weights = self.experience.draw_arrays()
+            terms, found = self.analytic.gradient(transitions, weights)
+            if weights is not None:
+                self.experience.note_errors(torch.from_numpy(found))
+            return terms | {"grad_norm": self.apply_array()}
         batch = self.experience.draw()
-        compare = self.compare_distributions if self.config.distributional else self.compare_values
-        losses, errors, values = compare(batch)
+        loss, errors, values = self.loss(batch)
         if batch.weights is not None:
-            losses = losses * batch.weights
-            self.experience.note_errors(batch, errors)
-        loss = losses.mean()
+            self.experience.note_errors(errors)
         return {
             "loss": loss,
             "q_value": values.mean(),
             "grad_norm": self.apply_gradients(loss),
         }
+
+    def loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, a scalar; error and value of every transition's action, each [M]."""
+        compare = self.compare_distributions if self.config.distributional else self.compare_values
+        losses, errors, values = compare(batch)
+        if batch.weights is not None:
+            losses = losses * batch.weights
+        return losses.mean(), errors, values
 
     def compare_values(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, error and value of every transition's action, each [M]; only the loss has a graph.

@@ -45,6 +45,7 @@ def files_of(
     memory: Mapping[str, Array],
     runners: Sequence[RunnerState],
     counters: Mapping[str, Any],
+    learning_engine: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Files by name and the manifest's words, as `write_checkpoint` takes them."""
     heads, arrays = _runner_files(runners)
@@ -69,6 +70,7 @@ def files_of(
         "env": config.env_id,
         "env_is_callable": not isinstance(config.env, str),
         "env_steps": counters["env_steps"],
+        "learning_engine": learning_engine,
         "exact_resume": not forgotten,
     }
     if forgotten:

@@ -20,6 +20,7 @@ from rl.algorithms.algorithm import Algorithm, TrainResult
 from rl.algorithms.snapshot import portable
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.yaml_io import to_yaml
+from rl.core.learning.learner_group import LearnerGroup
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.episodes import EpisodeLog
 from rl.core.records.metrics import MetricsLogger
@@ -118,6 +119,7 @@ class _Run:
         self.episodes = EpisodeLog(self.run.episodes_file)
         self.first_step = self.algorithm.env_steps
         self.reporter.start(self.config, self.run.path, self.first_step)
+        self.reporter.message(_engine_line(self.algorithm.learners))
         self.logger.log_text("config", f"```yaml\n{to_yaml(portable(self.config))}```", 0)
         self.logger.log_hparams(_scalars(self.config))
         try:
@@ -153,7 +155,7 @@ class _Run:
         seconds, result = 0.0, None
         while result is None or algorithm.env_steps < config.total_steps:
             before, began = algorithm.env_steps, time.perf_counter()
-            result = algorithm.train_within(config.total_steps)
+            result = algorithm.train_within(config.total_steps, lambda: stop() is not None)
             seconds += time.perf_counter() - began
             self.logger.log(result.metrics, result.env_steps)
             for at, episode in result.episodes:
@@ -229,6 +231,13 @@ class _Run:
         if target.exists():
             shutil.rmtree(target)
         fresh.rename(target)
+
+
+def _engine_line(learners: LearnerGroup) -> str:
+    """Which engine learns, and why where it is not the faster one."""
+    line = f"learning engine: {learners.engine}"
+    obstacles = learners.engine_obstacles
+    return f"{line} (not numpy: {'; '.join(obstacles)})" if obstacles else line
 
 
 def _summary(outcome: RunResult, run: Path) -> Mapping[str, object]:

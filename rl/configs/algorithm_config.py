@@ -86,6 +86,10 @@ class LearnersConfig(Settings):
     """Where the update runs: cpu, cuda, cuda:N, or auto (cuda when there is one)."""
     threads: AtLeastOne = 1
     """Processor threads of the update; results depend on it in the last bits."""
+    engine: Literal["auto", "torch", "numpy"] = "auto"
+    """torch: what every loss is defined in; numpy: the same gradients computed by hand, faster for
+    small networks without images; auto: numpy where it can, and the run says so. Each gives the
+    same bits every time, the two differ in the last ones."""
 
 
 @config
@@ -125,6 +129,9 @@ class MetricsConfig(Settings):
 
     window: AtLeastOne = 100
     """Latest episodes in the rolling means of return and length."""
+    interval: NotNegative = 0
+    """Environment steps between two rows of metrics, which tell the last iteration's losses; 0: a
+    row for each iteration."""
 
 
 @config

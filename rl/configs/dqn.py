@@ -12,6 +12,7 @@ from rl.configs.algorithm_config import (
     AlgorithmConfig,
     AtLeastOne,
     EnvRunnersConfig,
+    MetricsConfig,
     NotNegative,
     Positive,
 )
@@ -36,6 +37,7 @@ class DQNConfig(AlgorithmConfig):
     supported_actions: ClassVar[frozenset[ActionKind]] = frozenset({"discrete"})
 
     env_runners: EnvRunnersConfig = EnvRunnersConfig(num=1, envs_per_runner=1)
+    metrics: MetricsConfig = MetricsConfig(interval=200)
     learning_rate: Positive = 1e-4
     activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "relu"
     max_grad_norm: Positive | None = 10.0

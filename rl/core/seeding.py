@@ -7,6 +7,7 @@ same bits on every engine. No two names share numbers, as neighbours of `seed + 
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +41,15 @@ class NoiseStream:
     """
 
     def __init__(self, root_seed: int, runner: int) -> None:
-        self._key = _sequence(root_seed, "action noise", runner).generate_state(2, np.uint64)
+        key = _sequence(root_seed, "action noise", runner).generate_state(2, np.uint64)
+        self._philox = np.random.Philox(key=key)
+        self._generator = np.random.Generator(self._philox)
+        self._start: Any = self._philox.state  # a copy, of before the first draw
 
     def fragment(self, number: int) -> np.random.Generator:
-        """The generator of one fragment; fragments are 2**192 draws apart."""
+        """The generator of one fragment, valid until the next call; they are 2**192 draws apart."""
         # The fragment stands in the highest of the counter's four words; drawing increments the
-        # lowest.
-        counter = np.array([0, 0, 0, number], np.uint64)
-        return np.random.Generator(np.random.Philox(key=self._key, counter=counter))
+        # lowest. Setting the state takes a tenth of the time that a new generator does.
+        self._start["state"]["counter"][3] = number
+        self._philox.state = self._start
+        return self._generator

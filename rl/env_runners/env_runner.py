@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
-from threadpoolctl import ThreadpoolController
 
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Tree, tree_map
 from rl.core.data.weights import Weights
 from rl.core.models.actor import ActorFactory, draw_noise
+from rl.core.models.blas import BlasThreads
 from rl.core.seeding import NoiseStream
 from rl.env_runners.fragment import Fragment, arrays_of
 from rl.env_runners.lane import Lane
@@ -79,8 +79,7 @@ class EnvRunner:
         self._fragment = 0
         self._current: Tree | None = None  # [B, *obs], what the next step is chosen from
         self._began = time.perf_counter()
-        # Bits of a matrix product depend on how many threads compute it.
-        self._blas = ThreadpoolController()
+        self._blas = BlasThreads()
 
     def set_weights(self, weights: Weights) -> None:
         """Acts with these from now on."""
@@ -113,7 +112,7 @@ class EnvRunner:
             self.set_weights(weights)
         if self._current is None:
             self._current = self._start()
-        with self._blas.limit(limits=1, user_api="blas"):
+        with self._blas.limited(1):
             noise = draw_noise(
                 self._actions, self._noise.fragment(self._fragment), num_steps, len(self._lanes)
             )

@@ -96,7 +96,7 @@ def test_distributions_are_compared_as_their_definitions_say(double: bool, dueli
             assert values[i].item() == pytest.approx(mean, rel=1e-4)
         assert differing, "the two networks never disagree, so nothing tells who chose"
         assert {round(d, 6) for d in batch.discounts.tolist()} - {0.99}, "n steps, or an end"
-        learner.experience.note_errors(batch, errors)
+        learner.experience.note_errors(errors)
         noted = learner.experience.replay._priorities.get(batch.indices)  # type: ignore[attr-defined]
         assert noted.tolist() == pytest.approx(((errors.abs() + 1e-6) ** 0.6).tolist())
 
@@ -220,7 +220,8 @@ def test_processes_give_the_same_bits_as_inline(settings: dict[str, Any]) -> Non
 def test_a_resumed_run_ends_like_one_that_never_stopped(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    config: Any = DQNConfig(**QUICK | settings)
+    quick = QUICK | {"metrics": {"interval": 0}}  # reports, and so is killed, each iteration
+    config: Any = DQNConfig(**quick | settings)
     _run(tmp_path / "whole", config)
     with pytest.raises(Interrupted):
         _run(tmp_path / "parts", config, reporter=_KillAfter(9, signal.SIGTERM))

@@ -16,6 +16,7 @@ from rl.algorithms.algorithm import Algorithm, TrainResult
 from rl.algorithms.ppo import PPOConfig
 from rl.algorithms.training import Interrupted, RunResult, train_run
 from rl.core.models.policy import Policy
+from rl.core.records.checkpoint import read_checkpoint
 from rl.core.records.run_directory import RunDirectory
 from rl.env_runners.evaluation import Evaluation
 from rl.errors import EnvironmentFault, UsageError
@@ -104,6 +105,72 @@ def test_a_run_leaves_a_complete_directory(tmp_path: Path) -> None:
     assert any("40 more, less than one fragment" in text for text in reporter.messages)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["evaluation"]["mean"] == outcome.evaluation.mean
+
+
+def test_an_interval_of_metrics_changes_the_rows_and_nothing_else(tmp_path: Path) -> None:
+    seldom = replace(
+        CONFIG.with_metrics(interval=300).with_checkpoints(interval=250), total_steps=1000
+    )
+    often = replace(seldom, metrics=CONFIG.metrics)
+    for path, config in ((tmp_path / "seldom", seldom), (tmp_path / "often", often)):
+        _run(path, config)
+    rows = _table(tmp_path / "seldom" / "progress.csv")
+    # Iterations take 128 steps. A row ends after 300 more, or where a checkpoint is due.
+    steps = [int(float(row["time/total_timesteps"])) for row in rows if row["time/fps"]]
+    assert steps == [256, 512, 768, 1024]
+    assert [float(row["time/iterations"]) for row in rows if row["time/fps"]] == [2, 4, 6, 8]
+    for name in ("policy/weights.safetensors", "checkpoints/step_000000512/runners.safetensors"):
+        assert (tmp_path / "seldom" / name).read_bytes() == (tmp_path / "often" / name).read_bytes()
+    told = [
+        [row[: row.rindex(",")] for row in (path / "episodes.csv").read_text().splitlines()]
+        for path in (tmp_path / "seldom", tmp_path / "often")
+    ]
+    assert told[0] == told[1]
+
+
+def test_a_request_to_stop_does_not_wait_for_the_interval(tmp_path: Path) -> None:
+    class Signals(EndlessReward):
+        def step(self, action: Any) -> Any:
+            if self.steps == 100:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(action)
+
+    config = replace(CONFIG.with_metrics(interval=600), env=partial(Signals, 400))
+    config = config.with_env_runners(num=1, envs_per_runner=1)
+    with (
+        RunDirectory.create(tmp_path / "run", env="x", algo="ppo", seed=0) as run,
+        pytest.raises(Interrupted) as interrupted,
+    ):
+        train_run(config, run, resume=False, reporter=Quiet())
+    assert interrupted.value.checkpoint.name == "step_000000128"
+
+
+def test_the_learning_engine_is_told_once_and_kept_in_checkpoints(tmp_path: Path) -> None:
+    quick = rl.DQNConfig(total_steps=60, learning_starts=8, batch_size=4, hidden_sizes=(4,))
+    for engine in ("auto", "torch"):
+        reporter = Quiet()
+        _run(tmp_path / engine, quick.with_learners(engine=engine), reporter)  # type: ignore[arg-type]
+        used = "torch" if engine == "torch" else "numpy"
+        assert reporter.messages.count(f"learning engine: {used}") == 1
+        with rl.Algorithm.load(tmp_path / engine) as algorithm:
+            assert algorithm.learners.engine == used
+    reporter = Quiet()
+    _run(tmp_path / "gelu", replace(quick, activation="gelu"), reporter)  # type: ignore[arg-type]
+    assert any("torch" in text and "gelu" in text for text in reporter.messages)
+
+
+def test_a_resumed_run_learns_with_the_engine_it_began_with(tmp_path: Path) -> None:
+    torch_run = rl.DQNConfig(total_steps=60, learning_starts=8, batch_size=4).with_learners(
+        engine="torch"
+    )
+    with rl.DQN(torch_run) as first, rl.DQN(torch_run.with_learners(engine="auto")) as second:
+        first.train()
+        assert second.learners.engine == "numpy"
+        second.restore(read_checkpoint(first.save(tmp_path / "checkpoint")))
+        assert second.learners.engine == "torch"
+        first.learn()
+        second.learn()
+        assert weights_of(first) == weights_of(second)
 
 
 def test_every_training_episode_is_a_row(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -29,11 +31,17 @@ class ParameterTable:
     shapes: Mapping[str, tuple[int, ...]]
     """By name, in the order of the vector."""
 
+    @cached_property
+    def _places(self) -> list[tuple[str, int, int, tuple[int, ...]]]:
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes.values()]).tolist()
+        starts = [0, *ends[:-1]]
+        return [
+            (name, start, end, shape)
+            for (name, shape), start, end in zip(self.shapes.items(), starts, ends, strict=False)
+        ]
+
     def views(self, parameters: Array) -> dict[str, Array]:
         """Cuts the vector into arrays that share its memory."""
-        views, offset = {}, 0
-        for name, shape in self.shapes.items():
-            size = int(np.prod(shape))
-            views[name] = parameters[offset : offset + size].reshape(shape)
-            offset += size
-        return views
+        return {
+            name: parameters[start:end].reshape(shape) for name, start, end, shape in self._places
+        }

@@ -12,7 +12,7 @@ from torch import Tensor
 from rl.configs.replay import ReplaySettings
 from rl.core.data.memory import check_replay_fits
 from rl.core.data.prioritized import PrioritizedReplay
-from rl.core.data.replay import ReplayBuffer
+from rl.core.data.replay import ReplayBuffer, Transitions
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, tree_map
@@ -89,31 +89,37 @@ class Experience:
     def due_updates(self, before: int, now: int) -> int:
         """Adds the credit of steps in (before, now] past learning_starts; takes whole updates."""
         learnt_from = max(0, now - max(before, self._config.learning_starts))
-        self.credit += self._config.updates_per_step * learnt_from
-        due = int(float(self.credit) + ROUNDING)
-        self.credit -= due
+        earned = self.credit.item() + self._config.updates_per_step * learnt_from
+        due = int(earned + ROUNDING)
+        self.credit.fill_(earned - due)
         return due
+
+    def draw_arrays(self) -> tuple[Array, Transitions, Array | None]:
+        """`draw` as arrays: indices, transitions, and importance weights where draws are uneven."""
+        config, replay = self._config, self.replay
+        self._drawn = replay.draw(config.batch_size)
+        own = self._learner.ranks.part(config.batch_size)
+        indices = self._drawn[own]
+        found = replay.gather(indices, config.n_step, config.gamma, self._scale)
+        if isinstance(replay, PrioritizedReplay):
+            return indices, found, replay.weights(self._drawn, self._beta)[own]
+        return indices, found, None
 
     def draw(self) -> ReplayBatch:
         """This rank's part of a batch of batch_size transitions: M rows of it."""
-        config, replay, learner = self._config, self.replay, self._learner
-        self._drawn = replay.draw(config.batch_size)
-        own = learner.ranks.part(config.batch_size)
-        found = replay.gather(self._drawn[own], config.n_step, config.gamma, self._scale)
-        weights = None
-        if isinstance(replay, PrioritizedReplay):
-            weights = learner.tensor(replay.weights(self._drawn, self._beta)[own])
+        learner = self._learner
+        indices, found, weights = self.draw_arrays()
         return ReplayBatch(
-            self._drawn[own],
+            indices,
             learner.tensors(found.observations),
             learner.tensor(found.actions),
             learner.tensor(found.returns),
             learner.tensors(found.next_observations),
             learner.tensor(found.discounts),
-            weights,
+            None if weights is None else learner.tensor(weights),
         )
 
-    def note_errors(self, batch: ReplayBatch, errors: Tensor) -> None:
+    def note_errors(self, errors: Tensor) -> None:
         """Makes the batch drawn last as likely as its TD errors [M] ask, where draws are uneven."""
         if isinstance(self.replay, PrioritizedReplay):
             errors = self._learner.ranks.whole(errors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.data.weights import Weights
+from rl.core.learning.engines import choose_learning_engine
 from rl.core.learning.flat import FlatParameters
 from rl.core.learning.ranks import Ranks
 from rl.core.learning.schedules import linear
@@ -54,6 +55,11 @@ class Learner(ABC, Generic[ConfigT]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, "module"))
             self.module = self.make_module(config, spaces).to(self.device)
+        # Walking through the modules for every publication would cost more than the copy.
+        self._buffers = [
+            (f"{name}." if name else "", part._buffers)  # noqa: SLF001
+            for name, part in self.module.named_modules()
+        ]
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "learner"))
         self.flat = FlatParameters(
             self.module.parameters(), config.learning_rate, self.adam_epsilon
@@ -64,6 +70,9 @@ class Learner(ABC, Generic[ConfigT]):
             if config.normalize_rewards
             else None
         )
+        asked = config.learners.engine
+        self.engine_obstacles = () if asked == "torch" else tuple(self.obstacles())
+        self.engine = choose_learning_engine(asked, self.engine_obstacles)
         self.num_updates = 0
         self.ranks = Ranks()
         self._version = 0
@@ -85,6 +94,18 @@ class Learner(ABC, Generic[ConfigT]):
     def extra_state(self) -> dict[str, Tensor]:
         """Tensors besides module and optimizer for a checkpoint; only ever changed in place."""
         return {} if self.reward_scaler is None else dict(self.reward_scaler.state_dict())
+
+    def obstacles(self) -> Iterator[str]:
+        """Yields why the `numpy` engine cannot learn this run; a learner that has one says less."""
+        yield f"{type(self).__name__} has no analytic gradient"
+
+    def use_engine(self, name: str) -> None:
+        """Goes on with the engine a checkpoint was made with, where `auto` leaves the choice.
+
+        Where it cannot be had, the one chosen here stays: the run goes on, in other last bits.
+        """
+        if self.config.learners.engine == "auto" and name == "torch":
+            self.engine = "torch"
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [T, B] to learn from: scaled where `normalize_rewards` says so, else raw."""
@@ -160,9 +181,15 @@ class Learner(ABC, Generic[ConfigT]):
         self.num_updates += 1
         return norm
 
+    def apply_array(self) -> float:
+        """`apply_gradients` of what an analytic gradient has written into `flat.gradient_array`."""
+        norm = self.flat.step_array(self.config.max_grad_norm)
+        self.num_updates += 1
+        return norm
+
     def check_finite(self, metrics: Metrics) -> None:
         """Raises `Diverged` when the update left a parameter that is not finite."""
-        if not all(bool(torch.isfinite(flat.vector).all()) for flat in self._all_parameters()):
+        if not all(flat.is_finite() for flat in self._all_parameters()):
             losses = ", ".join(f"{k} {v:g}" for k, v in metrics.items() if k.endswith("loss"))
             raise Diverged(
                 f"parameters are no longer finite after update {self.num_updates} ({losses});"
@@ -172,7 +199,12 @@ class Learner(ABC, Generic[ConfigT]):
     def get_weights(self, again: bool = False) -> Weights:
         """A copy of what acting needs, under the next version number, or the last one `again`."""
         self._version += not again
-        buffers = {name: b.cpu().numpy().copy() for name, b in self.module.named_buffers()}
+        buffers = {
+            prefix + name: buffer.cpu().numpy().copy()
+            for prefix, owned in self._buffers
+            for name, buffer in owned.items()
+            if buffer is not None
+        }
         return Weights(self._version, self.flat.vector.cpu().numpy().copy(), buffers)
 
     def get_state(self) -> dict[str, Array]:
@@ -255,17 +287,28 @@ class Averages:
         """
         self._ranks = Ranks() if ranks is None else ranks
         self._names: tuple[str, ...] = ()
-        self._rows: list[Tensor] = []
+        self._rows: list[Tensor | tuple[float, ...]] = []
 
-    def add(self, **scalars: Tensor) -> None:
-        """Adds the scalars of one minibatch; every call names the same ones."""
+    def add(self, **scalars: Tensor | float) -> None:
+        """Adds the scalars of one minibatch; every call names the same ones, in the same kind."""
         self._names = tuple(scalars)
-        row = torch.stack([scalar.detach() for scalar in scalars.values()])
-        self._rows.append(row * self._ranks.share)
+        values = tuple(scalars.values())
+        if isinstance(values[0], Tensor):
+            row = torch.stack([value.detach() for value in values if isinstance(value, Tensor)])
+            self._rows.append(row * self._ranks.share)
+        else:
+            self._rows.append(tuple(value * self._ranks.share for value in values))  # type: ignore[misc]
 
     def result(self) -> Metrics:
         """The mean of each."""
-        if not self._rows:
+        rows = self._rows
+        if not rows:
             return {}
-        means = self._ranks.sum_(torch.stack(self._rows).mean(0)).tolist()
-        return dict(zip(self._names, means, strict=True))
+        if isinstance(rows[0], Tensor):
+            means = torch.stack(rows).mean(0)  # type: ignore[arg-type]
+        else:
+            found = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+            if self._ranks.size == 1:
+                return dict(zip(self._names, found, strict=True))
+            means = torch.tensor(found)
+        return dict(zip(self._names, self._ranks.sum_(means).tolist(), strict=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
 from rl.core.learning.learner import ConfigT, Learner, Metrics
+from rl.core.models.blas import BlasThreads
 from rl.core.models.modules import Module
 from rl.core.models.threads import torch_threads
 
@@ -21,18 +23,40 @@ class LearnerGroup:
         self._threads = threads
         with torch_threads(threads):
             self._learner = make_learner()
+        self._blas = BlasThreads()
 
     @property
     def module(self) -> Module:
         """The live module; read it, do not keep it."""
         return self._learner.module
 
+    @property
+    def engine(self) -> str:
+        """What computes gradients: `torch` or `numpy`."""
+        return self._learner.engine
+
+    @property
+    def engine_obstacles(self) -> tuple[str, ...]:
+        """Why numpy cannot learn this run, in words; empty where it can."""
+        return self._learner.engine_obstacles
+
+    def use_engine(self, name: str) -> None:
+        """See `Learner.use_engine`."""
+        self._learner.use_engine(name)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Sets the threads of torch and numpy for a block, so that calls in it need not."""
+        with torch_threads(self._threads), self._blas.limited(self._threads):
+            yield
+
     def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
         """See `Learner.update`. Raises `Diverged` when a parameter is no longer finite."""
-        with torch_threads(self._threads):
+        with self.computing():
             metrics = self._learner.update(rollouts, env_steps)
             self._learner.check_finite(metrics)
-        return metrics | {"train/n_updates": float(self._learner.num_updates)}
+        metrics["train/n_updates"] = float(self._learner.num_updates)
+        return metrics
 
     def get_weights(self, again: bool = False) -> Weights:
         """The newest weights under the next number, or under the last one `again`."""

@@ -1,0 +1,146 @@
+"""The gradient of DQN's loss in numpy: what `learners.engine: numpy` computes with.
+
+`DQNLearner.loss` is the definition; tests hold this to its gradient, to 1e-5, for every setting.
+Shapes: M transitions of a batch, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from rl.configs.dqn import DQNConfig
+from rl.core.data.replay import Transitions
+from rl.core.data.tree import Array
+from rl.core.data.weights import Weights
+from rl.core.learning.analytic_mlp import AnalyticMLP, linear_names
+from rl.core.learning.engines import network_obstacles
+from rl.core.learning.flat import FlatParameters
+from rl.core.models.numpy_mlp import NumpyEncoder
+from rl.core.models.q_network import QNetwork
+from rl.core.models.spec import QNetworkSpec
+
+__all__ = ["AnalyticDQN", "dqn_obstacles"]
+
+ONE, HALF = np.float32(1), np.float32(0.5)
+
+
+def dqn_obstacles(config: DQNConfig, module: QNetwork) -> Iterator[str]:
+    """Yields what of a run has no form here."""
+    yield from network_obstacles(module, QNetwork)
+    if config.distributional:
+        yield "distributions of returns (distributional)"
+
+
+class AnalyticDQN:
+    """Huber regression of Q on one-step or n-step targets."""
+
+    def __init__(
+        self, config: DQNConfig, module: QNetwork, flat: FlatParameters, target: Array
+    ) -> None:
+        """Takes views of a learner's vectors; it computes with whatever stands there.
+
+        Args:
+            config: Settings of the run.
+            module: Whose parameters are views of `flat`.
+            flat: Its `gradient_array` is written.
+            target: Parameters of the target network, [P].
+        """
+        table = module.parameter_table()
+        parameters, gradients = table.views(flat.array), table.views(flat.gradient_array)
+        self._network = AnalyticQNetwork(module.spec, parameters, gradients)
+        # Of its own, for its arrays must not take the place of those that wait for `backward`.
+        self._target = AnalyticQNetwork(module.spec, table.views(target))
+        self._double = config.double
+        buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
+        self._live = Weights(0, flat.array, buffers)
+        self._encode = NumpyEncoder(module.spec)
+        self._num_actions = module.action_layout.num_parameters
+        self._allocate(config.batch_size)
+
+    def _allocate(self, size: int) -> None:
+        self._rows = np.arange(size)
+        self._at_values = np.empty((size, self._num_actions), np.float32)
+
+    def gradient(self, batch: Transitions, weights: Array | None) -> tuple[dict[str, float], Array]:
+        """Writes the gradient of the loss on M transitions.
+
+        Args:
+            batch: M transitions.
+            weights: Importance of each, [M]; None: all alike.
+
+        Returns:
+            Scalars under their public names, and targets less values [M].
+        """
+        if len(batch.returns) != len(self._rows):
+            self._allocate(len(batch.returns))
+        rows = self._rows
+        self._encode.set_weights(self._live)
+        following = self._encode(batch.next_observations)
+        next_values = self._target.forward(following)
+        choosing = self._network.forward(following) if self._double else next_values
+        targets = next_values[rows, choosing.argmax(1)]
+        targets *= batch.discounts
+        targets += batch.returns
+        values = self._network.forward(self._encode(batch.observations))[rows, batch.actions]
+        errors = targets - values
+        slopes = errors.clip(-ONE, ONE)  # of Huber's loss, quadratic within 1
+        losses = slopes * (errors - HALF * slopes)
+        if weights is not None:
+            losses *= weights
+            slopes *= weights
+        slopes *= np.float32(-1 / len(rows))
+        self._at_values.fill(0)
+        self._at_values[rows, batch.actions] = slopes
+        self._network.backward(self._at_values)
+        return {"loss": float(losses.mean()), "q_value": float(values.mean())}, errors
+
+
+class AnalyticQNetwork:
+    """Q of every action as `QNetwork` has it, from features; and back."""
+
+    def __init__(
+        self,
+        spec: QNetworkSpec,
+        parameters: Mapping[str, Array],
+        gradients: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Takes views.
+
+        Args:
+            spec: Of the network.
+            parameters: By the names they have in `QNetwork`.
+            gradients: Where `backward` writes; None: it is never called.
+        """
+        torso = linear_names("torso", len(spec.torso_sizes))
+        stream = linear_names("advantage_stream", len(spec.stream_sizes))
+        views = parameters, gradients, spec.activation
+        self._torso = AnalyticMLP(torso, *views)
+        self._advantage = AnalyticMLP([*stream, "advantage_head"], *views, head=True)
+        self._value: AnalyticMLP | None = None
+        if spec.dueling:
+            stream = linear_names("value.0", len(spec.stream_sizes))
+            self._value = AnalyticMLP([*stream, "value.1"], *views, head=True)
+
+    def forward(self, features: Array) -> Array:
+        """Q [N, A] of features [N, F]; valid until the next call."""
+        hidden = self._torso.forward(features)
+        advantages = self._advantage.forward(hidden)
+        if self._value is None:
+            return advantages
+        values = self._value.forward(hidden)
+        centred: Array = advantages - advantages.mean(1, keepdims=True)
+        centred += values
+        return centred
+
+    def backward(self, gradient: Array) -> None:
+        """Writes the gradients of all parameters from that at Q [N, A], which is overwritten."""
+        if self._value is None:
+            self._torso.backward(self._advantage.backward(gradient, to_inputs=True))
+            return
+        total = gradient.sum(1, keepdims=True)
+        gradient -= total / np.float32(gradient.shape[1])
+        hidden = self._advantage.backward(gradient, to_inputs=True)
+        hidden += self._value.backward(total, to_inputs=True)
+        self._torso.backward(hidden)
