@@ -7,6 +7,8 @@ pseudocode has the batch; some take the whole buffer).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rl.core.data.replay import ReplayBuffer
@@ -35,9 +37,21 @@ class PrioritizedReplay(ReplayBuffer):
     def bytes_needed(spaces: Spaces, size: int) -> int:
         return ReplayBuffer.bytes_needed(spaces, size) + SumTree.bytes_needed(size)
 
-    def _stored(self, indices: Array, emptied: Array) -> None:
-        self._priorities.set(indices, self._largest**self.alpha)
-        self._priorities.set(emptied, 0.0)
+    def _stored(self, rows: list[Any]) -> None:
+        for to in rows:
+            self._priorities.set(self._indices(to), self._largest**self.alpha)
+        # Between the newest and the oldest lie rows that are no transitions, or no longer.
+        spare = (self._heads + np.arange(self._rows - self.capacity)[:, None]) % self._rows
+        self._priorities.set((spare * self.num_environments + self._lanes).ravel(), 0.0)
+
+    def _indices(self, to: Any) -> Array:
+        """Indices [N] of rows: a slice of them in every environment, or rows and environments."""
+        if isinstance(to, slice):
+            rows = np.arange(to.start, to.stop)[:, None]
+            return (rows * self.num_environments + self._lanes).ravel()
+        rows, lanes = to
+        found: Array = rows * self.num_environments + lanes
+        return found
 
     def draw(self, size: int) -> Array:
         """Indices [M], one from each of M equal parts of the sum of priorities."""
@@ -63,7 +77,7 @@ class PrioritizedReplay(ReplayBuffer):
 
     def get_state(self) -> dict[str, Array]:
         state = super().get_state()
-        used = state["rewards"].shape[0] * self.num_environments
+        used = state["records"].shape[0] * self.num_environments
         state["priorities"] = self._priorities.get(np.arange(used))
         state["largest"] = np.array(self._largest)
         return state

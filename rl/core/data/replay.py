@@ -5,7 +5,8 @@ episode ended it is the final observation, which lies in a pool apart. The row a
 holds no transition yet, only the observation the newest one led to. What is stored is raw: n-step
 sums and scaling happen when sampling.
 
-Shapes: B environments, C transitions of each, R = C + 1 rows, M samples.
+Shapes: B environments, C transitions of each, R rows, M samples. Row r of environment b has the
+index r * B + b.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from rl.core.data.records import HEAD, NONE, Records
+from rl.core.data.rings import Place, Rings, leaves_of
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout, Spaces
-from rl.core.data.tree import Array, Tree, first_leaf, tree_map
+from rl.core.data.tree import Array, Tree, tree_map
 
 __all__ = ["ReplayBuffer", "Transitions"]
-
-NONE = -1
-"""In place of a slot of the pool: no episode ended here."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Transitions:
 
 
 class ReplayBuffer:
-    """A ring per column, preallocated; draws uniformly."""
+    """A ring per environment, preallocated; draws uniformly."""
 
     def __init__(self, spaces: Spaces, num_environments: int, size: int, seed: int) -> None:
-        """Allocates the columns; the memory is taken as they fill.
+        """Allocates the rings; the memory is taken as they fill.
 
         Args:
             spaces: Of one environment.
@@ -54,35 +54,45 @@ class ReplayBuffer:
         if self.capacity < 1:
             raise ValueError(f"{size} transitions cannot hold one of {num_environments}")
         self._rows = self.capacity + 1
-        shape = (self._rows, num_environments)
-        actions = ActionLayout(spaces.action)
-        self._layout = ObservationLayout(spaces.observation)
-        self._observations = self._layout.allocate(*shape)
-        self._actions = np.zeros((*shape, *actions.shape), actions.dtype)
-        self._rewards = np.zeros(shape, np.float32)
-        self._terminated = np.zeros(shape, np.bool_)
-        self._slots = np.full(shape, NONE, np.int32)  # of the final observation in the pool
-        self._pool = self._layout.allocate(0)
-        self._free: list[int] = []
-        self._heads = np.zeros(num_environments, np.int64)  # row that is written next
-        self._sizes = np.zeros(num_environments, np.int64)
+        self._records = Records(ActionLayout(spaces.action), self._rows, num_environments)
+        layout = ObservationLayout(spaces.observation)
+        self._rings = Rings(layout.allocate, self._rows, num_environments)
+        self._lanes = np.arange(num_environments)
+        self._written = np.zeros(num_environments, np.int64)  # transitions, ever
         self._generator = np.random.Generator(np.random.Philox(seed))
+        self._moved()
 
     def __len__(self) -> int:
-        return int(self._sizes.sum())
+        return int(self._ends[-1])
 
     @staticmethod
     def bytes_needed(spaces: Spaces, size: int) -> int:
         """Memory of `size` transitions; final observations, one an episode, come on top."""
-        observation, actions = ObservationLayout(spaces.observation), ActionLayout(spaces.action)
-        leaves = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape)) for leaf in observation.leaves)
-        action = actions.dtype.itemsize * int(np.prod(actions.shape))
-        return size * (leaves + action + 4 + 1 + 4)  # reward, terminated, slot
+        leaves = ObservationLayout(spaces.observation).leaves
+        observation = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape)) for leaf in leaves)
+        return size * (observation + 4 * Records.columns(ActionLayout(spaces.action)))
+
+    def _moved(self) -> None:
+        """Works out what adding and drawing need, after the write heads moved."""
+        self._level = self.num_environments == 1 or bool((self._written == self._written[0]).all())
+        self._heads = self._written % self._rows  # row that is written next
+        self._head = int(self._heads[0])  # of all environments, where they are level
+        self._head_indices = self._heads * self.num_environments + self._lanes
+        self._ends = np.minimum(self._written, self.capacity).cumsum()
+        self._offsets = self._heads - self._ends
+        slots = self._records.slots
+        if self._level:
+            slots[self._head] = HEAD
+        else:
+            slots[self._heads, self._lanes] = HEAD
 
     # -- writing ---------------------------------------------------------------------------------
 
     def add(self, rollout: Rollout) -> None:
         """Stores the steps of a rollout [T, B]; rows that are no steps leave no trace.
+
+        An environment that began afresh since the last rollout, because it could not be restored,
+        is seen by its observation: its last transition then ends where it led, without an end.
 
         Raises:
             ValueError: T is more than an environment's ring holds, or B is another.
@@ -93,69 +103,82 @@ class ReplayBuffer:
                 f"a rollout [{length}, {width}] does not go into {self.num_environments} rings of"
                 f" {self.capacity}"
             )
-        steps = np.ones((length, width), np.bool_) if rollout.valid is None else rollout.valid
-        t, b = np.nonzero(steps)
-        rows = (self._heads[b] + (np.cumsum(steps, 0) - 1)[t, b]) % self._rows
-        added = steps.sum(0)
-        self._heads = (self._heads + added) % self._rows
-        self._sizes = np.minimum(self._sizes + added, self.capacity)
-        lanes = np.arange(width)
-        # The new head loses its transition: its observation is now the newest one's successor.
-        self._release(np.concatenate((rows, self._heads)), np.concatenate((b, lanes)))
-        self._put(self._observations, (rows, b), rollout.observations, (t, b))
-        self._put(self._observations, (self._heads, lanes), rollout.observations, (length, lanes))
-        self._actions[rows, b] = rollout.actions[t, b]
-        self._rewards[rows, b] = rollout.rewards[t, b]
-        self._terminated[rows, b] = rollout.terminated[t, b]
-        if len(rollout.final_steps):
-            where = np.full(steps.shape, NONE, np.int64)
-            where[t, b] = rows
-            self._keep_finals(rollout, where)
-        self._stored(rows * width + b, self._heads * width + lanes)
-
-    def _keep_finals(self, rollout: Rollout, rows: Array) -> None:
-        """Puts final observations into the pool; `rows` [T, B] says where each step went."""
-        t, b = rollout.final_steps.T
-        missing = len(t) - len(self._free)
-        if missing > 0:
-            old = first_leaf(self._pool).shape[0]
-            grown = self._layout.allocate(old + max(missing, old))
-            self._put(grown, slice(old), self._pool, slice(old))
-            self._pool = grown
-            self._free += range(old, first_leaf(grown).shape[0])
-        slots = np.array([self._free.pop() for _ in t], np.int64)
-        self._put(self._pool, slots, rollout.final_observations, slice(None))
-        self._slots[rows[t, b], b] = slots
-
-    def _release(self, rows: Array, lanes: Array) -> None:
-        held = self._slots[rows, lanes]
-        self._free += held[held != NONE].tolist()
-        self._slots[rows, lanes] = NONE
-
-    @staticmethod
-    def _put(target: Tree, to: Any, source: Tree, at: Any) -> None:
-        if isinstance(target, dict):
-            assert isinstance(source, dict)
-            for path, leaf in target.items():
-                leaf[to] = source[path][at]
+        first = tree_map(lambda leaf: leaf[0], rollout.observations)
+        begins = self._rings.differ(self._head_indices, first)
+        if begins.any():
+            self._cut_off(begins & (self._written > 0))
+        added: Array | int = length
+        if rollout.valid is None and self._level:
+            steps, observed, rows = self._span(length), self._span(length + 1), None
         else:
-            assert not isinstance(source, dict)
-            target[to] = source[at]
+            steps, observed, rows, added = self._scattered(rollout)
+        for to, _ in observed:
+            slots = self._records.slots[to]
+            held = slots >= 0
+            if held.any():
+                self._rings.pool.release(slots[held])
+        self._rings.put(observed, rollout, self._head_indices, begins)
+        for to, at in steps:
+            self._records.put(to, rollout, at)
+        if len(rollout.final_steps):
+            t, b = rollout.final_steps.T
+            ended = (self._heads[b] + t) % self._rows if rows is None else rows[t, b]
+            self._records.slots[ended, b] = self._rings.keep_finals(rollout)
+        self._written += added
+        self._moved()
+        self._stored([to for to, _ in steps])
 
-    def _stored(self, indices: Array, emptied: Array) -> None:
-        """Called after new transitions came to `indices` and those at `emptied` went."""
+    def _span(self, count: int) -> list[Place]:
+        """Rows for `count` steps of environments that all write at the same row."""
+        head = self._head
+        fit = min(count, self._rows - head)
+        places: list[Place] = [(slice(head, head + fit), slice(fit))]
+        if fit < count:
+            places.append((slice(0, count - fit), slice(fit, count)))
+        return places
+
+    def _scattered(self, rollout: Rollout) -> tuple[list[Place], list[Place], Array, Array]:
+        """For rollouts with rows that are no steps, or once environments write at different rows.
+
+        Returns:
+            Where steps go, where what was observed goes, the row of each step [T, B], and how many
+            steps each environment adds [B].
+        """
+        valid = rollout.valid
+        steps = np.ones(rollout.rewards.shape, np.bool_) if valid is None else valid
+        added, lanes = steps.sum(0), self._lanes
+        rows = (self._heads + np.cumsum(steps, 0) - 1) % self._rows
+        t, b = np.nonzero(steps)
+        places: list[Place] = [((rows[t, b], b), (t, b))]
+        heads = (self._heads + added) % self._rows
+        return places, [*places, ((heads, lanes), (len(steps), lanes))], rows, added
+
+    def _cut_off(self, lanes: Array) -> None:
+        """Ends the newest transition of environments [B] bool at what was observed behind it."""
+        rows = (self._heads - 1) % self._rows
+        lanes = np.flatnonzero(lanes & (self._records.slots[rows, self._lanes] == NONE))
+        if len(lanes):
+            slots = self._rings.keep(self._head_indices[lanes])
+            self._records.slots[rows[lanes], lanes] = slots
+
+    def _stored(self, rows: list[Any]) -> None:
+        """Called after transitions came to rows [R, B] and the oldest ones went."""
 
     # -- sampling --------------------------------------------------------------------------------
 
     def draw(self, size: int) -> Array:
         """Indices [M] of transitions, each as likely as any other, with replacement."""
-        ends = np.cumsum(self._sizes)
-        places = (self._generator.random(size) * ends[-1]).astype(np.int64)
-        lanes = np.searchsorted(ends, places, side="right")
-        ages = ends[lanes] - places  # 1 for the newest of its environment
-        rows = (self._heads[lanes] - ages) % self._rows
-        indices: Array = rows * self.num_environments + lanes
-        return indices
+        places: Array = (self._generator.random(size) * self._ends[-1]).astype(np.int64)
+        if self.num_environments == 1:
+            places += self._offsets
+            places %= self._rows
+            return places
+        lanes = self._ends.searchsorted(places, side="right")
+        places += self._offsets.take(lanes)
+        places %= self._rows
+        places *= self.num_environments
+        places += lanes
+        return places
 
     def gather(
         self,
@@ -175,88 +198,71 @@ class ReplayBuffer:
             gamma: Discount per step.
             scale: Applied to the single rewards [M, n] before they are summed.
         """
-        width = self.num_environments
-        rows, lanes = np.divmod(indices, width)
-        reach = (self._heads[lanes] - rows) % self._rows
-        steps = np.arange(n_step)
-        flat = (rows[:, None] + steps) % self._rows * width + lanes[:, None]  # [M, n]
-        slots = self._slots.reshape(-1).take(flat)
-        ended_before = np.zeros(flat.shape, np.bool_)
-        ended_before[:, 1:] = np.logical_or.accumulate(slots != NONE, 1)[:, :-1]
-        counted = ~ended_before & (steps < reach[:, None])
-        rewards = self._rewards.reshape(-1).take(flat)
-        if scale is not None:
-            rewards = scale(rewards)
-        powers = (gamma**steps).astype(np.float32)
+        if n_step == 1:
+            return self._single_steps(indices, gamma, scale)
+        powers = np.arange(n_step)
+        taken = self._records.take(indices[:, None] + powers * self.num_environments)  # [M, n]
+        slots = taken.slots
+        counted = np.ones(slots.shape, np.bool_)
+        goes_on = (slots[:, :-1] == NONE) & (slots[:, 1:] != HEAD)
+        np.logical_and.accumulate(goes_on, 1, out=counted[:, 1:])
+        rewards = taken.rewards if scale is None else scale(taken.rewards)
+        returns = rewards * (gamma**powers).astype(np.float32) * counted
         spans = counted.sum(1)
         last = np.arange(len(indices)), spans - 1
-        terminated = self._terminated.reshape(-1).take(flat[last])
-        following = (rows + spans) % self._rows * width + lanes
         return Transitions(
-            self._observations_at(indices),
-            self._actions.reshape(-1, *self._actions.shape[2:]).take(indices, 0),
-            (rewards * powers * counted).sum(1, dtype=np.float32),
-            self._successors(following, slots[last]),
-            np.where(terminated, 0.0, gamma**spans).astype(np.float32),
+            self._rings.take(indices),
+            taken.actions[:, 0],
+            returns.sum(1, dtype=np.float32),
+            self._rings.successors(indices + spans * self.num_environments, slots[last]),
+            (taken.carries_on[last] * gamma**spans).astype(np.float32),
         )
 
-    def _observations_at(self, flat: Array) -> Tree:
-        return tree_map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]).take(flat, 0), self._observations
+    def _single_steps(
+        self, indices: Array, gamma: float, scale: Callable[[Array], Array] | None
+    ) -> Transitions:
+        """`gather` of one step each, to the same bits, without what only more of them need."""
+        taken = self._records.take(indices)
+        rewards = taken.rewards
+        if scale is not None:
+            rewards = scale(rewards[:, None])[:, 0].astype(np.float32, copy=False)
+        return Transitions(
+            self._rings.take(indices),
+            taken.actions,
+            rewards,
+            self._rings.successors(indices + self.num_environments, taken.slots),
+            taken.carries_on * np.float32(gamma),
         )
-
-    def _successors(self, flat: Array, slots: Array) -> Tree:
-        """Observations at flat rows [M], or from the pool where `slots` [M] names one."""
-        found = self._observations_at(flat)
-        ended = np.flatnonzero(slots != NONE)
-        if len(ended):
-            self._put(found, ended, self._pool, slots[ended])
-        return found
 
     # -- checkpoints -----------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, Array]:
         """Arrays by name from which `set_state` goes on; only rows that hold something."""
-        used = self._rows if (self._sizes == self.capacity).any() else int(self._heads.max()) + 1
-        state = {f"observations/{k}": v[:used] for k, v in _named(self._observations).items()}
-        state |= {f"pool/{k}": v for k, v in _named(self._pool).items()}
-        state |= {name: column[:used] for name, column in self._columns().items()}
-        state |= {"heads": self._heads, "sizes": self._sizes}
+        used = min(int(self._written.max()) + 1, self._rows)
+        state = {name: column[:used] for name, column in self._columns().items()}
+        state |= {f"pool/{k}": v for k, v in leaves_of(self._rings.pool.rows).items()}
         bits: Any = self._generator.bit_generator.state
         words = [*bits["state"]["counter"], *bits["state"]["key"], *bits["buffer"]]
         state["generator"] = np.array([*words, bits["buffer_pos"]], np.uint64)
+        state["written"] = self._written
         return {name: array.copy() for name, array in state.items()}
 
     def set_state(self, state: dict[str, Array]) -> None:
         """Goes on from what `get_state` gave; `KeyError` or `ValueError` when it is foreign."""
-        used = state["rewards"].shape[0]
-        if state["heads"].shape != self._heads.shape or used > self._rows:
+        used = min(int(state["written"].max()) + 1, self._rows)
+        if state["written"].shape != self._written.shape or len(state["records"]) != used:
             raise ValueError("the replay is of another number of environments or another size")
-        if (state["sizes"] > self.capacity).any() or (state["heads"] >= self._rows).any():
-            raise ValueError("the replay is of another size")
-        for name, leaf in _named(self._observations).items():
-            leaf[:used] = state[f"observations/{name}"]
         for name, column in self._columns().items():
             column[:used] = state[name]
-        self._heads, self._sizes = state["heads"].copy(), state["sizes"].copy()
-        pool = {name: state[f"pool/{name}"].copy() for name in _named(self._pool)}
-        self._pool = pool if self._layout.nested else pool[""]
-        held = set(self._slots[self._slots != NONE].tolist())
-        self._free = [n for n in range(first_leaf(self._pool).shape[0]) if n not in held]
+        self._written = state["written"].copy()
+        pool = {path: state[f"pool/{path}"] for path in leaves_of(self._rings.pool.rows)}
+        self._rings.pool.refill(pool, self._records.slots[self._records.slots >= 0])
         bits: Any = self._generator.bit_generator.state
         words = state["generator"]
         bits["state"] = {"counter": words[:4], "key": words[4:6]}
         bits["buffer"], bits["buffer_pos"] = words[6:10], int(words[10])
         self._generator.bit_generator.state = bits
+        self._moved()
 
     def _columns(self) -> dict[str, Array]:
-        return {
-            "actions": self._actions,
-            "rewards": self._rewards,
-            "terminated": self._terminated,
-            "slots": self._slots,
-        }
-
-
-def _named(tree: Tree) -> dict[str, Array]:
-    return tree if isinstance(tree, dict) else {"": tree}
+        return {"records": self._records.words, **self._rings.columns}

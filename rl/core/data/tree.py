@@ -18,7 +18,7 @@ Tree = Array | dict[str, Array]
 X = TypeVar("X")
 Y = TypeVar("Y")
 
-__all__ = ["Array", "Tree", "concatenate_trees", "first_leaf", "tree_map"]
+__all__ = ["Array", "Tree", "concatenate_trees", "first_leaf", "put_rows", "tree_map"]
 
 
 def tree_map(function: Callable[[X], Y], tree: X | dict[str, X]) -> Y | dict[str, Y]:
@@ -44,3 +44,14 @@ def concatenate_trees(trees: list[Tree], axis: int) -> Tree:
 def first_leaf(tree: X | dict[str, X]) -> X:
     """The array, or the first of the dictionary's; for what all leaves share, such as a length."""
     return next(iter(tree.values())) if isinstance(tree, dict) else tree
+
+
+def put_rows(target: Tree, to: Any, source: Tree, at: Any) -> None:
+    """Writes `source[at]` to `target[to]`, leaf by leaf."""
+    if isinstance(target, dict):
+        assert isinstance(source, dict)
+        for path, leaf in target.items():
+            leaf[to] = source[path][at]
+    else:
+        assert not isinstance(source, dict)
+        target[to] = source[at]

@@ -24,8 +24,9 @@ Row = tuple[Any, ...]
 def stored(replay: ReplayBuffer) -> Array:
     """Indices of all transitions, environment by environment, oldest first."""
     found = []
-    for lane, (head, size) in enumerate(zip(replay._heads, replay._sizes, strict=True)):
-        rows = (head - np.arange(size, 0, -1)) % replay._rows
+    for lane, written in enumerate(replay._written):
+        size = min(written, replay.capacity)
+        rows = (written - np.arange(size, 0, -1)) % replay._rows
         found.append(rows * replay.num_environments + lane)
     return np.concatenate(found)
 
@@ -167,12 +168,30 @@ def test_rows_that_are_no_steps_never_enter() -> None:
     assert batch.next_observations.ravel().tolist() == [1, 500, 502, 503]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_an_environment_that_began_afresh_cuts_the_transition_before_off(n_step: int) -> None:
+    """A runner that could not be restored: no end, but what follows is another episode."""
+    replay = ReplayBuffer(SCALAR, 1, 100, seed=0)
+    replay.add(chain([1, 2]))
+    replay.add(chain([7, 8], first=40))
+    batch = replay.gather(stored(replay), n_step, 0.5)
+    last = n_step == 3  # both of the first rollout reach its end then
+    assert batch.returns.tolist() == [2 if last else 1, 2, 11 if last else 7, 8]
+    assert batch.next_observations.ravel().tolist() == [  # type: ignore[union-attr]
+        2 if last else 1,
+        2,
+        42 if last else 41,
+        42,
+    ]
+    assert (batch.discounts > 0).all()
+
+
 def test_slots_of_overwritten_ends_are_used_again() -> None:
     replay = ReplayBuffer(SCALAR, 1, 20, seed=0)
     for _ in range(100):
         replay.add(chain([1, 2], "terminated"))
-    assert replay._pool.shape[0] <= 20  # type: ignore[union-attr]
-    held = replay._slots[replay._slots >= 0]
+    assert len(replay._rings.pool) <= 20
+    held = replay._records.slots[replay._records.slots >= 0]
     assert len(set(held)) == len(held) == 10
 
 
@@ -201,6 +220,20 @@ def test_draws_are_seeded_and_cover_every_environment_alike() -> None:
     values, counts = np.unique(drawn(1), return_counts=True)
     assert len(values) == 60
     assert counts.min() > 50
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_what_is_drawn_is_all_that_is_stored(width: int, prioritized: bool) -> None:
+    replay = (
+        PrioritizedReplay(SPACES, width, 12 * width, 0, alpha=0.6)
+        if prioritized
+        else ReplayBuffer(SPACES, width, 12 * width, 0)
+    )
+    runner = make_runner(Counting, width)
+    for _ in range(9):
+        replay.add(runner.sample(5))
+        assert set(replay.draw(1000)) == set(stored(replay))
 
 
 def test_a_rollout_of_another_size_is_refused() -> None:
@@ -270,8 +303,7 @@ def test_new_transitions_have_the_largest_priority_and_overwritten_ones_none() -
 
 def test_the_bytes_needed_are_those_allocated() -> None:
     replay = ReplayBuffer(SPACES, 1, 1000, seed=0)
-    columns = [replay._observations, *replay._columns().values()]
-    allocated = sum(column.nbytes for column in columns)  # type: ignore[union-attr]
+    allocated = sum(column.nbytes for column in replay._columns().values())
     assert ReplayBuffer.bytes_needed(SPACES, 1001) == allocated
     prioritized = PrioritizedReplay(SPACES, 1, 1000, seed=0, alpha=0.6)
     allocated += prioritized._priorities._nodes.nbytes
