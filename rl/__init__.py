@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from rl.algorithms.algorithm import Algorithm
     from rl.algorithms.dqn import DQN
     from rl.algorithms.ppo import PPO
+    from rl.algorithms.sac import SAC
     from rl.configs.algorithm_config import AlgorithmConfig
     from rl.configs.base import config
     from rl.configs.dqn import DQNConfig
     from rl.configs.ppo import PPOConfig
+    from rl.configs.sac import SACConfig
     from rl.core.models.policy import Policy
     from rl.core.runtime import Runtime
     from rl.env_runners.environments import register_env
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DQN",
     "PPO",
+    "SAC",
     "Algorithm",
     "AlgorithmConfig",
     "ConfigError",
@@ -33,6 +36,7 @@ __all__ = [
     "Policy",
     "RLError",
     "Runtime",
+    "SACConfig",
     "__version__",
     "config",
     "register_env",
@@ -49,6 +53,8 @@ _SOURCES = {
     "Policy": "rl.core.models.policy",
     "RLError": "rl.errors",
     "Runtime": "rl.core.runtime",
+    "SAC": "rl.algorithms.sac",
+    "SACConfig": "rl.configs.sac",
     "__version__": "rl.version",
     "config": "rl.configs.base",
     "register_env": "rl.env_runners.environments",

@@ -24,6 +24,7 @@ __all__ = [
 ALGORITHMS: Mapping[str, str] = {
     "ppo": "rl.configs.ppo:PPOConfig",
     "dqn": "rl.configs.dqn:DQNConfig",
+    "sac": "rl.configs.sac:SACConfig",
 }
 """Short name -> where its config class is. Imported when asked for."""
 

@@ -144,6 +144,8 @@ class AlgorithmConfig(Settings):
     """Where the algorithm is: `package.module:Class`. It is imported when the config is built."""
     supported_actions: ClassVar[frozenset[ActionKind]] = ALL_ACTIONS
     """Kinds of action spaces the algorithm can act in."""
+    bounded_actions: ClassVar[bool] = False
+    """Whether continuous actions must have finite bounds."""
 
     env: Environment = "CartPole-v1"
     """Environment: an id (CartPole-v1, my_package.envs:Maze-v0), a registered name, a callable."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium import error as gymnasium_error
 
 from rl.configs.algorithm_config import AlgorithmConfig
@@ -187,4 +188,21 @@ def describe_env(config: AlgorithmConfig) -> Spaces:
             f" {config.label()} can act in {able} only; choose another algorithm (`rl algos`) or"
             " wrap the environment"
         )
+    if config.bounded_actions and isinstance(spaces.action, gymnasium.spaces.Box):
+        _check_bounds(spaces.action, factory.name, config.label())
     return spaces
+
+
+def _check_bounds(actions: gymnasium.spaces.Box, name: str, algorithm: str) -> None:
+    """Refuses continuous actions without finite bounds: they cannot be scaled to [-1, 1]."""
+    finite = np.isfinite(actions.low) & np.isfinite(actions.high)
+    # Half the distance between the bounds must be a float32 too.
+    with np.errstate(over="ignore"):
+        finite &= np.isfinite((actions.high / 2 - actions.low / 2).astype(np.float32))
+    if not finite.all():
+        raise UsageError(
+            f"env {name}: {np.count_nonzero(~finite)} of its {finite.size} continuous actions have"
+            f" no finite bounds ({actions}), and {algorithm} scales actions to theirs; bound them"
+            " with gymnasium.wrappers.TransformAction(env, lambda a: a, Box(-1, 1, shape)), or"
+            " choose ppo, which needs no bounds"
+        )

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from rl.algorithms.registry import algorithm_names, config_class
 from rl.configs.describe import setting_paths
-from rl.configs.dqn import DQNConfig
-from rl.configs.ppo import PPOConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -19,7 +18,7 @@ def names_of_the_first_column() -> set[str]:
 
 
 def test_the_table_of_names_knows_every_setting_and_no_other() -> None:
-    settings = {path for config in (PPOConfig, DQNConfig) for path, _ in setting_paths(config)}
+    settings = {path for name in algorithm_names() for path, _ in setting_paths(config_class(name))}
     assert names_of_the_first_column() == settings
 
 

@@ -24,11 +24,15 @@ PROMISED = {
     "ALE/*",
 }
 PROMISED_OF_DQN = {"CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"}
+PROMISED_OF_SAC = {"Pendulum-v1", "LunarLanderContinuous-v3"} | {
+    f"{name}-v5" for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid")
+}
 
 
 def test_the_promised_presets_are_there() -> None:
     assert set(preset_names("ppo")) >= PROMISED
     assert set(preset_names("dqn")) >= PROMISED_OF_DQN
+    assert set(preset_names("sac")) >= PROMISED_OF_SAC
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,30 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rl.core.data.spaces import ActionLayout
 
-__all__ = ["Bernoulli", "Categorical", "Distribution", "Gaussian", "Product", "make_distribution"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Distribution",
+    "Gaussian",
+    "Product",
+    "SquashedGaussian",
+    "make_distribution",
+    "squash",
+    "squashed_sample",
+]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+LOG_2 = math.log(2)
+LARGEST_BELOW_ONE = 1 - 2**-24
+"""Of float32."""
+QUADRATURE_NODES = 64
 
 
 class Distribution(ABC):
@@ -106,6 +121,66 @@ class Gaussian(Distribution):
 
     def mode(self) -> Tensor:
         return self.mean
+
+
+def squash(before: Tensor) -> tuple[Tensor, Tensor]:
+    """The value tanh u and log d tanh(u) / du, each of u's shape.
+
+    The logarithm as 2 (ln 2 - u - softplus(-2u)): exact and with a gradient where 1 - tanh^2 u has
+    long rounded to 0 (Haarnoja et al. 2018, arXiv:1801.01290, app. C).
+    """
+    return torch.tanh(before), 2 * (LOG_2 - before - F.softplus(-2 * before))
+
+
+def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions in (-1, 1), [..., d], and their log-density there, [...]; differentiable.
+
+    Args:
+        mean: Before squashing, [..., d].
+        log_std: [..., d].
+        noise: Standard normal, [..., d].
+    """
+    actions, log_slope = squash(mean + torch.exp(log_std) * noise)
+    log_prob = -0.5 * noise.square() - log_std - LOG_SQRT_2PI - log_slope
+    return actions, log_prob.sum(-1)
+
+
+class SquashedGaussian(Distribution):
+    """d independent normals through tanh, scaled to bounds; actions [N, d] as the environment's."""
+
+    def __init__(self, mean: Tensor, log_std: Tensor, middle: Tensor, radius: Tensor) -> None:
+        """Takes mean and log_std before squashing, [N, d], and where the bounds lie, [d]."""
+        self.mean = mean
+        self.log_std = log_std
+        self.middle = middle
+        self.radius = radius
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        squashed = ((actions - self.middle) / self.radius).clamp(
+            -LARGEST_BELOW_ONE, LARGEST_BELOW_ONE
+        )
+        before = torch.atanh(squashed)
+        scaled = (before - self.mean) * torch.exp(-self.log_std)
+        normal = -0.5 * scaled.square() - self.log_std - LOG_SQRT_2PI
+        return (normal - squash(before)[1] - self.radius.log()).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """By quadrature: there is no closed form."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+        shape = (-1, *[1] * self.mean.dim())
+        noise = torch.tensor(nodes, dtype=self.mean.dtype).view(shape)
+        share = torch.tensor(weights / weights.sum(), dtype=self.mean.dtype).view(shape)
+        slopes = squash(self.mean + torch.exp(self.log_std) * noise)[1]
+        normal = 0.5 + LOG_SQRT_2PI + self.log_std
+        return (normal + (share * slopes).sum(0) + self.radius.log()).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        squashed = torch.tanh(self.mean + torch.exp(self.log_std) * noise)
+        return self.middle + self.radius * squashed
+
+    def mode(self) -> Tensor:
+        """The median, which is what is meant by the greedy action."""
+        return self.middle + self.radius * torch.tanh(self.mean)
 
 
 class Product(Distribution):

@@ -15,9 +15,17 @@ import numpy as np
 from rl.core.data.spaces import ActionLayout, Head, Leaf, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import ParameterTable, Weights
-from rl.core.models.spec import Activation, NetworkSpec, QNetworkSpec
+from rl.core.models.spec import Activation, NetworkSpec, PolicySpec, QNetworkSpec
 
-__all__ = ["NumpyActor", "NumpyEncoder", "NumpyLayers", "NumpyNetwork", "NumpyQActor"]
+__all__ = [
+    "NumpyActor",
+    "NumpyEncoder",
+    "NumpyLayers",
+    "NumpyNetwork",
+    "NumpyQActor",
+    "linear_layers",
+    "sample_categories",
+]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 NORMALIZED_CLIP = 10.0
@@ -62,7 +70,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 class NumpyEncoder:
     """Any observation without images as one feature vector: `ObservationEncoder` in numpy."""
 
-    def __init__(self, spec: NetworkSpec | QNetworkSpec) -> None:
+    def __init__(self, spec: NetworkSpec | QNetworkSpec | PolicySpec) -> None:
         self._spec = spec
         self._observations = ObservationLayout(spec.observation_space)
         self._plain = not self._observations.nested and not self._observations.leaves[0].sizes
@@ -128,7 +136,11 @@ class NumpyNetwork:
     """Encoder, linear layers with an activation behind each, and a linear head."""
 
     def __init__(
-        self, spec: NetworkSpec | QNetworkSpec, table: ParameterTable, layers: list[str], head: str
+        self,
+        spec: NetworkSpec | QNetworkSpec | PolicySpec,
+        table: ParameterTable,
+        layers: list[str],
+        head: str,
     ) -> None:
         """Names the parameters.
 
@@ -154,7 +166,8 @@ class NumpyNetwork:
         return self._layers(self._encoder(observations))
 
 
-def _linear_layers(name: str, sizes: tuple[int, ...]) -> list[str]:
+def linear_layers(name: str, sizes: tuple[int, ...]) -> list[str]:
+    """Names of the layers that `mlp` makes under `name`."""
     # Activations stand between the linear layers, hence the even indices.
     return [f"{name}.{2 * index}" for index in range(len(sizes))]
 
@@ -166,14 +179,14 @@ class NumpyQActor:
         layers = functools.partial(NumpyLayers, activation=spec.activation)
         self._table = table
         self._encoder = NumpyEncoder(spec)
-        self._torso = layers(_linear_layers("torso", spec.torso_sizes), None)
+        self._torso = layers(linear_layers("torso", spec.torso_sizes), None)
         self._advantages = layers(
-            _linear_layers("advantage_stream", spec.stream_sizes), "advantage_head"
+            linear_layers("advantage_stream", spec.stream_sizes), "advantage_head"
         )
         # Without atoms, value and mean advantage are the same for all actions: which is best shows
         # without them. In a distribution they shift logits, and so each mean by another amount.
         self._value = (
-            layers(_linear_layers("value.0", spec.stream_sizes), "value.1")
+            layers(linear_layers("value.0", spec.stream_sizes), "value.1")
             if spec.dueling and spec.num_atoms > 1
             else None
         )
@@ -218,11 +231,10 @@ class NumpyActor:
     """Acts as an `ActorCritic` of this spec would."""
 
     def __init__(self, spec: NetworkSpec, table: ParameterTable) -> None:
-        layers = _linear_layers("policy_torso", spec.hidden_sizes)
+        layers = linear_layers("policy_torso", spec.hidden_sizes)
         self._parameters = NumpyNetwork(spec, table, layers, "policy_head")  # logits and means
         self._actions = ActionLayout(spec.action_space)
         self._log_std: Array | None = None
-        self._rows = np.arange(1)
 
     def set_weights(self, weights: Weights) -> None:
         self._log_std = self._parameters.set_weights(weights).get("log_std")
@@ -233,7 +245,7 @@ class NumpyActor:
         if not self._actions.shape:  # the common case, one category, without the general loop
             if noise is None:
                 return parameters.argmax(1), {}
-            actions, log_prob = self._sample_categorical(parameters, noise[:, 0])
+            actions, log_prob = sample_categories(parameters, noise[:, 0])
             return actions, {"log_prob": log_prob}
         actions = np.empty((parameters.shape[0], self._actions.num_columns), self._actions.dtype)
         total = np.zeros(parameters.shape[0], np.float32)
@@ -252,19 +264,19 @@ class NumpyActor:
                 actions[:, head.columns.start] = own.argmax(1)
             else:
                 column = head.columns.start
-                actions[:, column], log_prob = self._sample_categorical(own, noise[:, column])
+                actions[:, column], log_prob = sample_categories(own, noise[:, column])
                 total += log_prob
         return actions, {} if noise is None else {"log_prob": total}
 
-    def _sample_categorical(self, logits: Array, noise: Array) -> tuple[Array, Array]:
-        if self._rows.shape[0] != logits.shape[0]:
-            self._rows = np.arange(logits.shape[0])
-        logits = logits - logits.max(1, keepdims=True)
-        cumulative = np.exp(logits).cumsum(1)
-        total = cumulative[:, -1]
-        below = cumulative <= (noise * total)[:, None]
-        actions = np.minimum(below.sum(1), logits.shape[1] - 1)
-        return actions, logits[self._rows, actions] - np.log(total)
+
+def sample_categories(logits: Array, noise: Array) -> tuple[Array, Array]:
+    """One category a row of logits [B, n] by noise [B]; with its log-probability [B]."""
+    logits = logits - logits.max(1, keepdims=True)
+    cumulative = np.exp(logits).cumsum(1)
+    total = cumulative[:, -1]
+    below = cumulative <= (noise * total)[:, None]
+    actions = np.minimum(below.sum(1), logits.shape[1] - 1)
+    return actions, logits[np.arange(logits.shape[0]), actions] - np.log(total)
 
 
 def _encode_leaf(leaf: Leaf, values: Array) -> Array:

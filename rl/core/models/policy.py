@@ -22,8 +22,14 @@ from rl.core.data.weights import Weights
 from rl.core.models.actor import draw_noise
 from rl.core.models.distributions import Distribution
 from rl.core.models.modules import ActorCritic, Module
+from rl.core.models.policy_network import (
+    CategoricalPolicy,
+    DeterministicPolicy,
+    PolicyNetwork,
+    SquashedPolicy,
+)
 from rl.core.models.q_network import QNetwork
-from rl.core.models.spec import NetworkSpec, QNetworkSpec
+from rl.core.models.spec import NetworkSpec, PolicySpec, QNetworkSpec
 from rl.core.models.threads import torch_threads
 from rl.core.models.torch_actor import actor_factory
 from rl.errors import CheckpointError, UsageError
@@ -37,7 +43,19 @@ LARGEST_FILE = 4 << 30
 _builders: dict[str, Callable[[Mapping[str, Any]], Module]] = {
     "actor_critic": lambda description: ActorCritic(NetworkSpec.from_json(description)),
     "q_network": lambda description: QNetwork(QNetworkSpec.from_json(description)),
+    "squashed_policy": lambda description: _policy(SquashedPolicy, description),
+    "deterministic_policy": lambda description: _policy(DeterministicPolicy, description),
+    "categorical_policy": lambda description: _policy(CategoricalPolicy, description),
 }
+
+
+def _policy(kind: type[PolicyNetwork], description: Mapping[str, Any]) -> Module:
+    spec = PolicySpec.from_json(description)
+    if not isinstance(
+        spec.action_space, spaces.Discrete if kind is CategoricalPolicy else spaces.Box
+    ):
+        raise CheckpointError(f"not the description of a network: {kind.kind} cannot act there")
+    return kind(spec)
 
 
 def register_module(name: str, build: Callable[[Mapping[str, Any]], Module]) -> None:
@@ -137,7 +155,7 @@ class Policy:
 
     def distribution(self, observation: Any) -> Distribution:
         """The distribution over actions; a single observation is a batch of one."""
-        if not isinstance(self._module, ActorCritic):
+        if not isinstance(self._module, ActorCritic | SquashedPolicy | CategoricalPolicy):
             raise UsageError("this policy has no distribution over actions")
         inputs, _ = self._tensors(observation)
         with torch.inference_mode(), torch_threads(1):

@@ -10,10 +10,13 @@ from gymnasium import spaces
 from rl.core.data.space_json import space_from_json, space_to_json
 from rl.errors import CheckpointError
 
-__all__ = ["Activation", "NetworkSpec", "QNetworkSpec"]
+__all__ = ["LOG_STD_BOUNDS", "Activation", "NetworkSpec", "PolicySpec", "QNetworkSpec"]
 
 Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
 ACTIVATIONS = ("tanh", "relu", "elu", "gelu", "silu")
+
+LOG_STD_BOUNDS = (-20.0, 2.0)
+"""Of a squashed Gaussian before squashing, as in the paper's code."""
 
 MOST_UNITS = 1 << 16
 """Widest layer a file may ask for; more is damage or malice."""
@@ -124,6 +127,42 @@ class QNetworkSpec:
                 num_atoms,
                 float(data["v_min"]),
                 float(data["v_max"]),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"not the description of a network: {error}") from error
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """Everything that shapes a `PolicyNetwork` but its numbers."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    activation: Activation = "relu"
+    normalize_observations: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`."""
+        return {
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "hidden_sizes": list(self.hidden_sizes),
+            "activation": self.activation,
+            "normalize_observations": self.normalize_observations,
+        }
+
+    @staticmethod
+    def from_json(data: Any) -> PolicySpec:
+        """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
+        try:
+            sizes, activation = _layers(data)
+            return PolicySpec(
+                space_from_json(data["observation_space"]),
+                space_from_json(data["action_space"]),
+                sizes,
+                activation,
+                bool(data["normalize_observations"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"not the description of a network: {error}") from error
