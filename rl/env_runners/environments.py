@@ -14,9 +14,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import error as gymnasium_error
+from gymnasium.wrappers import (
+    FrameStackObservation,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    TimeLimit,
+)
 
 from rl.configs.algorithm_config import AlgorithmConfig
-from rl.core.data.spaces import ActionLayout, ObservationLayout, Spaces
+from rl.core.data.spaces import ActionLayout, FrameStack, ObservationLayout, Spaces
 from rl.env_runners.atari import RawScore, preprocess_atari
 from rl.env_runners.faults import raised
 from rl.errors import RLError, UsageError
@@ -38,6 +45,17 @@ EXTRAS = (
     ),
 )
 """Families of environments that need an extra of this package."""
+
+
+UNSEEING = (
+    gymnasium.RewardWrapper,
+    gymnasium.ActionWrapper,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    TimeLimit,
+)
+"""Wrappers that pass observations on as they are."""
 
 
 def register_env(name: str, make_env: Callable[..., Environment]) -> None:
@@ -163,6 +181,24 @@ def _unimportable(env_id: str, error: Exception) -> str:
     )
 
 
+def frame_stack_of(env: Environment) -> FrameStack | None:
+    """How an environment stacks frames, as far as its wrappers tell.
+
+    Looks through those that leave observations alone; behind any other the stack may be none any
+    more. Frames of its own to fill up with, `FrameStackObservation(padding_type=array)`, are not
+    told apart either: such observations are kept whole.
+    """
+    while isinstance(env, UNSEEING):
+        env = env.env
+    if type(env) is not FrameStackObservation or env.stack_size < 2:
+        return None
+    paddings: dict[str, FrameStack] = {
+        "reset": FrameStack(env.stack_size, "first"),
+        "zero": FrameStack(env.stack_size, "zero"),
+    }
+    return paddings.get(env.padding_type)
+
+
 def describe_env(config: AlgorithmConfig) -> Spaces:
     """Makes the environment of a run once, to see that it can be learnt from; without torch.
 
@@ -176,7 +212,7 @@ def describe_env(config: AlgorithmConfig) -> Spaces:
     factory = EnvironmentFactory.of(config)
     env = factory()
     try:
-        spaces = Spaces(env.observation_space, env.action_space)
+        spaces = Spaces(env.observation_space, env.action_space, frame_stack_of(env))
     finally:
         env.close()
     ObservationLayout(spaces.observation)

@@ -9,11 +9,19 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import (
+    FlattenObservation,
+    FrameStackObservation,
+    TimeLimit,
+    TransformReward,
+)
 
 from rl.configs.ppo import PPOConfig
+from rl.core.data.spaces import FrameStack
 from rl.env_runners.environments import (
     EnvironmentFactory,
     describe_env,
+    frame_stack_of,
     known_ids,
     register_env,
     required_extra,
@@ -209,3 +217,27 @@ def test_an_algorithm_is_told_of_actions_it_cannot_take() -> None:
     words = "its actions are discrete (Discrete(3, start=5)), and boxonly can act in box only"
     with pytest.raises(UsageError, match=re.escape(words)):
         describe_env(BoxOnlyConfig(env=Counting))
+
+
+def test_stacked_frames_are_seen_behind_wrappers_that_leave_them_alone() -> None:
+    stacked = FrameStackObservation(Counting(), 4)
+    assert frame_stack_of(stacked) == FrameStack(4, "first")
+    assert frame_stack_of(TimeLimit(TransformReward(stacked, float), 9)) == FrameStack(4, "first")
+    assert describe_env(PPOConfig(env=lambda: stacked)).stack == FrameStack(4, "first")
+    zeros = FrameStackObservation(Counting(), 3, padding_type="zero")
+    assert frame_stack_of(zeros) == FrameStack(3, "zero")
+
+
+def test_what_may_be_no_stack_any_more_is_kept_whole() -> None:
+    assert frame_stack_of(Counting()) is None
+    assert frame_stack_of(FlattenObservation(FrameStackObservation(Counting(), 4))) is None
+    assert frame_stack_of(FrameStackObservation(Counting(), 1)) is None
+    own = FrameStackObservation(Counting(), 4, padding_type=np.ones(3))
+    assert frame_stack_of(own) is None
+
+
+def test_atari_frames_are_kept_one_by_one() -> None:
+    pytest.importorskip("ale_py")
+    spaces_of = describe_env(PPOConfig(env="ALE/Pong-v5"))
+    assert spaces_of.stack == FrameStack(4, "first")
+    assert spaces_of.observation.shape == (4, 84, 84)

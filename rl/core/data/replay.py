@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rl.core.data.frames import FrameRings
 from rl.core.data.records import HEAD, NONE, Records
 from rl.core.data.rings import Place, Rings, leaves_of
 from rl.core.data.rollout import Rollout
@@ -38,7 +39,10 @@ class Transitions:
 
 
 class ReplayBuffer:
-    """A ring per environment, preallocated; draws uniformly."""
+    """A ring per environment, preallocated; draws uniformly.
+
+    Where `spaces.stack` says that observations are stacks of frames, single frames are kept.
+    """
 
     def __init__(self, spaces: Spaces, num_environments: int, size: int, seed: int) -> None:
         """Allocates the rings; the memory is taken as they fill.
@@ -53,10 +57,15 @@ class ReplayBuffer:
         self.capacity = size // num_environments
         if self.capacity < 1:
             raise ValueError(f"{size} transitions cannot hold one of {num_environments}")
-        self._rows = self.capacity + 1
+        stack, layout = spaces.stack, ObservationLayout(spaces.observation)
+        # The oldest stack is made of frames that are older still.
+        self._rows = self.capacity + (1 if stack is None else stack.size)
         self._records = Records(ActionLayout(spaces.action), self._rows, num_environments)
-        layout = ObservationLayout(spaces.observation)
-        self._rings = Rings(layout.allocate, self._rows, num_environments)
+        self._rings = (
+            Rings(layout.allocate, self._rows, num_environments)
+            if stack is None
+            else FrameRings(layout, stack, self._rows, num_environments)
+        )
         self._lanes = np.arange(num_environments)
         self._written = np.zeros(num_environments, np.int64)  # transitions, ever
         self._generator = np.random.Generator(np.random.Philox(seed))
@@ -70,6 +79,8 @@ class ReplayBuffer:
         """Memory of `size` transitions; final observations, one an episode, come on top."""
         leaves = ObservationLayout(spaces.observation).leaves
         observation = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape)) for leaf in leaves)
+        if spaces.stack is not None:
+            observation = observation // spaces.stack.size + 1
         return size * (observation + 4 * Records.columns(ActionLayout(spaces.action)))
 
     def _moved(self) -> None:

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from rl.core.data.tree import Array, Tree
 from rl.errors import UsageError
 
-__all__ = ["ActionLayout", "Head", "Leaf", "ObservationLayout", "Spaces"]
+__all__ = ["ActionLayout", "FrameStack", "Head", "Leaf", "ObservationLayout", "Spaces"]
 
 LeafKind = Literal["vector", "image", "discrete", "multi_discrete", "multi_binary"]
 HeadKind = Literal["categorical", "bernoulli", "gaussian"]
@@ -276,8 +276,22 @@ class ActionLayout:
 
 
 @dataclass(frozen=True)
+class FrameStack:
+    """What it means that an observation is a stack of the last frames, [size, *frame].
+
+    The newest is last. At the start of an episode, where there are not enough, the first frame
+    stands in for those before it, or zeros do.
+    """
+
+    size: int
+    padding: Literal["first", "zero"] = "first"
+
+
+@dataclass(frozen=True)
 class Spaces:
     """The two spaces of an environment, picklable."""
 
     observation: spaces.Space[Any]
     action: spaces.Space[Any]
+    stack: FrameStack | None = None
+    """Of all leaves of the observation; None: each observation stands for itself."""
