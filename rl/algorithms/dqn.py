@@ -127,14 +127,14 @@ class DQNLearner(Learner[DQNConfig]):
         if times:  # the network stands still meanwhile, so that many moves are one
             self.target_parameters.lerp_(self.flat.vector, 1 - (1 - self.config.tau) ** times)
 
-    def step(self) -> dict[str, Tensor] | dict[str, float]:
+    def step(self) -> dict[str, Tensor | float]:
         """One update on a batch of M transitions. Returns scalars under their public names."""
         if self.engine == "numpy":
             _, transitions, weights = self.experience.draw_arrays()
             terms, found = self.analytic.gradient(transitions, weights)
             if weights is not None:
                 self.experience.note_errors(torch.from_numpy(found))
-            return terms | {"grad_norm": self.apply_array()}
+            return terms | {"grad_norm": self.descend()}
         batch = self.experience.draw()
         loss, errors, values = self.loss(batch)
         if batch.weights is not None:

@@ -24,7 +24,8 @@ from rl.core.data.batch import TensorBatch
 from rl.core.data.returns import explained_variance, generalized_advantages, successor_values
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
-from rl.core.data.tree import first_leaf, tree_map
+from rl.core.data.tree import Tree, first_leaf, tree_map
+from rl.core.learning.analytic_ppo import AnalyticPPO, PPOArrays, ppo_obstacles
 from rl.core.learning.learner import Averages, Learner, Metrics
 from rl.core.learning.schedules import linear
 from rl.core.models.modules import ActorCritic, TensorTree
@@ -79,6 +80,8 @@ class PPOLearner(Learner[PPOConfig]):
         self.adam_epsilon = config.adam_epsilon
         super().__init__(config, spaces, num_environments)
         self.kl_coef = torch.tensor(config.kl_coef, dtype=torch.float64)
+        if self.engine == "numpy":
+            self.analytic = AnalyticPPO(config, self.module, self.flat)
 
     @staticmethod
     def make_module(config: PPOConfig, spaces: Spaces) -> ActorCritic:
@@ -96,6 +99,14 @@ class PPOLearner(Learner[PPOConfig]):
         )
 
     module: ActorCritic
+    analytic: AnalyticPPO
+    """There with the numpy engine alone."""
+
+    def obstacles(self) -> Iterator[str]:
+        if type(self) is PPOLearner:
+            yield from ppo_obstacles(self.module)
+        else:
+            yield f"{type(self).__name__} may have another loss than PPOLearner"
 
     def extra_state(self) -> dict[str, Tensor]:
         return super().extra_state() | {"kl_coef": self.kl_coef}
@@ -107,16 +118,18 @@ class PPOLearner(Learner[PPOConfig]):
             config.clip_range, config.clip_range_final, env_steps, config.total_steps
         )
         batch = self.prepare(Rollout.concatenate(rollouts))
+        if self.engine == "numpy":
+            self.analytic.load(batch)
         averages = Averages(self.ranks)
         stop = False
         for _ in range(config.num_epochs):
             for minibatch in self.minibatches(batch):
-                loss, terms = self.loss(minibatch, clip_range)
+                terms = self.gradient(minibatch, clip_range)
                 # Measured before stepping: a step that starts too far away is not taken.
                 if config.target_kl is not None and self.moved(terms) > 1.5 * config.target_kl:
                     stop = True
                     break
-                averages.add(loss=loss, **terms, grad_norm=self.apply_gradients(loss))
+                averages.add(**terms, grad_norm=self.descend())
             if stop:
                 break
         metrics = {f"train/{name}": value for name, value in averages.result().items()}
@@ -126,21 +139,36 @@ class PPOLearner(Learner[PPOConfig]):
         self.observe(batch.observations)
         return metrics | self._report(batch, learning_rate, clip_range)
 
-    def minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch]:
+    def minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch] | Iterator[PPOArrays]:
         """This rank's rows of each minibatch of an epoch, in random order.
 
         Advantages are normalised over the whole minibatch, as if one learner had it all.
         """
-        for minibatch in batch.shuffled(self.generator).minibatches(self.config.minibatch_size):
+        size = self.config.minibatch_size
+        if self.engine == "numpy":
+            order = torch.randperm(len(batch), generator=self.generator)
+            yield from self.analytic.minibatches(order.numpy(), size, self.ranks)
+            return
+        for minibatch in batch.shuffled(self.generator).minibatches(size):
             own = self.ranks.part(len(minibatch))
             if not self.config.normalize_advantages:
                 yield minibatch.part(own)
             else:
                 yield replace(minibatch, advantages=normalized(minibatch.advantages)).part(own)
 
-    def moved(self, terms: Mapping[str, Tensor]) -> Tensor:
+    def gradient(
+        self, minibatch: PPOBatch | PPOArrays, clip_range: float
+    ) -> dict[str, Tensor] | dict[str, float]:
+        """Leaves the gradient of the loss on M samples where `descend` takes it; returns terms."""
+        if isinstance(minibatch, PPOArrays):
+            return self.analytic.gradient(minibatch, clip_range, float(self.kl_coef))
+        loss, terms = self.loss(minibatch, clip_range)
+        self.flat.backward(loss)
+        return {"loss": loss, **terms}
+
+    def moved(self, terms: Mapping[str, Tensor | float]) -> float:
         """How far the policy is from the one that sampled, over the whole minibatch."""
-        return self.ranks.average_(terms["approx_kl"].detach().clone())
+        return float(self.ranks.average_(torch.as_tensor(terms["approx_kl"]).detach().clone()))
 
     def _report(self, batch: PPOBatch, learning_rate: float, clip_range: float) -> Metrics:
         metrics = {
@@ -165,8 +193,8 @@ class PPOLearner(Learner[PPOConfig]):
         terminated = self.tensor(rollout.terminated)
         done = self.tensor(rollout.terminated | rollout.truncated)
 
-        values = self._values(observations)
-        final_values = self._values(self.tensors(rollout.final_observations))
+        values = self._values(rollout.observations, 2)
+        final_values = self._values(rollout.final_observations, 1)
         next_values = successor_values(values, final_values, self.tensor(rollout.final_steps))
         values = values[:-1]
         advantages = generalized_advantages(
@@ -190,8 +218,11 @@ class PPOLearner(Learner[PPOConfig]):
             return batch
         return batch.take(self.tensor(rollout.valid).flatten().nonzero().squeeze(-1))
 
-    def _values(self, observations: TensorTree) -> Tensor:
-        """V of observations [T+1, B, *obs] or [K, *obs], a few rows at a time."""
+    def _values(self, rows: Tree, leading: int) -> Tensor:
+        """V of observations [..., *obs] with so many leading axes, a few rows at a time."""
+        if self.engine == "numpy":
+            return torch.from_numpy(self.analytic.values(rows, leading))
+        observations = self.tensors(rows)
         pieces = tree_map(lambda o: torch.split(o, VALUE_ROWS), observations)
         count = len(first_leaf(pieces))
         parts = [tree_map(itemgetter(index), pieces) for index in range(count)]

@@ -170,22 +170,20 @@ class Learner(ABC, Generic[ConfigT]):
     def _all_parameters(self) -> list[FlatParameters]:
         return [self.flat, *self.others.values()]
 
-    def apply_gradients(self, loss: Tensor) -> Tensor:
+    def apply_gradients(self, loss: Tensor) -> Tensor | float:
         """Descends the loss of the module by one step of Adam, gradient clipped by its global norm.
 
         Returns:
             The norm before clipping, a scalar on the device.
         """
         self.flat.backward(loss)
-        norm = self.flat.step(self.config.max_grad_norm)
-        self.num_updates += 1
-        return norm
+        return self.descend()
 
-    def apply_array(self) -> float:
-        """`apply_gradients` of what an analytic gradient has written into `flat.gradient_array`."""
-        norm = self.flat.step_array(self.config.max_grad_norm)
+    def descend(self) -> Tensor | float:
+        """`apply_gradients` of the gradient that stands in `flat.gradient` already."""
         self.num_updates += 1
-        return norm
+        limit = self.config.max_grad_norm
+        return self.flat.step_array(limit) if self.engine == "numpy" else self.flat.step(limit)
 
     def check_finite(self, metrics: Metrics) -> None:
         """Raises `Diverged` when the update left a parameter that is not finite."""

@@ -1,0 +1,227 @@
+"""The gradient of PPO's loss in numpy: what `learners.engine: numpy` computes with.
+
+`PPOLearner.loss` is the definition; tests hold this to its gradient, to 1e-5, for every setting.
+Shapes: N samples of an iteration, M of a minibatch, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.configs.ppo import PPOConfig
+from rl.core.data.tree import Array, Tree, first_leaf, tree_map
+from rl.core.data.weights import Weights
+from rl.core.learning.analytic_distributions import AnalyticDistribution
+from rl.core.learning.analytic_mlp import AnalyticMLP, linear_names
+from rl.core.learning.engines import network_obstacles
+from rl.core.learning.flat import FlatParameters
+from rl.core.learning.ranks import Ranks
+from rl.core.models.modules import ActorCritic, TensorTree
+from rl.core.models.numpy_mlp import NumpyEncoder
+
+__all__ = ["AnalyticPPO", "PPOArrays", "ppo_obstacles"]
+
+VALUE_ROWS = 1024
+"""Rows valued at once, so that the arrays of a long rollout stay small."""
+ONE = np.float32(1)
+
+
+def ppo_obstacles(module: ActorCritic) -> Iterator[str]:
+    """Yields what of a run has no form here."""
+    yield from network_obstacles(module, ActorCritic)
+
+
+class ScoredSteps(Protocol):
+    """What `PPOBatch` is: N scored steps as tensors."""
+
+    @property
+    def observations(self) -> TensorTree: ...
+    @property
+    def actions(self) -> Tensor: ...
+    @property
+    def log_probs(self) -> Tensor: ...
+    @property
+    def advantages(self) -> Tensor: ...
+    @property
+    def value_targets(self) -> Tensor: ...
+    @property
+    def values(self) -> Tensor: ...
+
+
+class PPOArrays(NamedTuple):
+    """Scored steps, side by side."""
+
+    features: Array  # [M, F], encoded and normalised
+    actions: Array  # [M, *act]
+    columns: Array  # [4, M]: log-probabilities, advantages, value targets, old values
+
+    def part(self, rows: slice) -> PPOArrays:
+        """Consecutive rows, without a copy."""
+        return PPOArrays(self.features[rows], self.actions[rows], self.columns[:, rows])
+
+    def take(self, rows: Array) -> PPOArrays:
+        """The rows of these indices."""
+        return PPOArrays(
+            self.features.take(rows, 0), self.actions.take(rows, 0), self.columns.take(rows, 1)
+        )
+
+
+class AnalyticPPO:
+    """Values, minibatches and the gradient of the clipped objective."""
+
+    def __init__(self, config: PPOConfig, module: ActorCritic, flat: FlatParameters) -> None:
+        """Takes views of a learner's vectors; it computes with whatever stands there.
+
+        Args:
+            config: Settings of the run.
+            module: Whose parameters are views of `flat`.
+            flat: Its `gradient_array` is written.
+        """
+        self._config, spec = config, module.spec
+        table = module.parameter_table()
+        parameters, gradients = table.views(flat.array), table.views(flat.gradient_array)
+        views = parameters, gradients, spec.activation
+        depth = len(spec.hidden_sizes)
+        shared = linear_names("policy_torso", depth) if spec.shared_torso else []
+        policy = [] if spec.shared_torso else linear_names("policy_torso", depth)
+        value = [] if spec.shared_torso else linear_names("value_torso", depth)
+        self._shares = bool(shared)
+        self._torso = AnalyticMLP(shared, *views)
+        self._policy = AnalyticMLP([*policy, "policy_head"], *views, head=True)
+        self._value = AnalyticMLP([*value, "value_head"], *views, head=True)
+        self._distribution = AnalyticDistribution(
+            module.action_layout, parameters.get("log_std"), gradients.get("log_std")
+        )
+        buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
+        self._live = Weights(0, flat.array, buffers)
+        self._encode = NumpyEncoder(spec)
+
+    def values(self, rows: Tree, leading: int) -> Array:
+        """V of observations [..., *obs] with so many leading axes, [...] float32."""
+        shape = first_leaf(rows).shape[:leading]
+        if 0 in shape:
+            return np.zeros(shape, np.float32)
+        features = self._features(tree_map(lambda o: o.reshape(-1, *o.shape[leading:]), rows))
+        found = np.empty(len(features), np.float32)
+        for start in range(0, len(found), VALUE_ROWS):
+            few = slice(start, start + VALUE_ROWS)
+            found[few] = self._value.forward(self._torso.forward(features[few]))[:, 0]
+        return found.reshape(shape)
+
+    def _features(self, observations: Tree) -> Array:
+        """Features [N, F] of observations [N, *obs], by the statistics of now."""
+        self._encode.set_weights(self._live)
+        return self._encode(observations)
+
+    def load(self, batch: ScoredSteps) -> None:
+        """Takes the N steps of an iteration, from which `minibatches` draws."""
+        self._steps = PPOArrays(
+            self._features(tree_map(lambda o: o.numpy(), batch.observations)),
+            batch.actions.numpy(),
+            torch.stack(
+                (batch.log_probs, batch.advantages, batch.value_targets, batch.values)
+            ).numpy(),
+        )
+
+    def minibatches(self, order: Array, size: int, ranks: Ranks) -> Iterator[PPOArrays]:
+        """A rank's rows of each minibatch of the loaded steps in this order [N].
+
+        Advantages are normalised over the whole minibatch, where the config wants them so.
+        """
+        steps = self._steps.take(order)
+        for start in range(0, len(order), size):
+            whole = steps.part(slice(start, start + size))
+            if self._config.normalize_advantages:
+                whole.columns[1] = normalized_array(whole.columns[1])
+            rows = len(whole.features)
+            own = ranks.part(rows)
+            yield whole if ranks.size == 1 else whole.part(own)
+
+    def gradient(
+        self, batch: PPOArrays, clip_range: float, kl_coef: float = 0.0
+    ) -> dict[str, float]:
+        """Writes the gradient of the loss on M samples, advantages as the loss takes them.
+
+        Returns:
+            The loss and its terms under their public names.
+        """
+        config, size = self._config, len(batch.features)
+        old_log_probs, advantages, targets, old_values = batch.columns
+        hidden = self._torso.forward(batch.features)
+        log_probs, entropies = self._distribution.forward(
+            self._policy.forward(hidden), batch.actions
+        )
+        values = self._value.forward(hidden)[:, 0]
+        log_ratio = log_probs - old_log_probs
+        ratio = np.exp(log_ratio)
+        objective = ratio * advantages
+        clipped = np.minimum(np.maximum(ratio, ONE - clip_range), ONE + clip_range)
+        outside = clipped != ratio
+        clipped *= advantages
+        # The slope at log-probabilities is that of ratio * advantage, or 0 where a bound counts.
+        slopes = np.where(objective <= clipped, objective, np.float32(0))
+        np.minimum(objective, clipped, out=objective)
+        if config.dual_clip is not None:
+            bound = np.float32(config.dual_clip) * advantages
+            bounded = (advantages < 0) & (objective < bound)
+            objective[bounded] = bound[bounded]
+            slopes[bounded] = 0
+        slopes *= np.float32(-1 / size)
+        kl = ratio - ONE
+        if kl_coef:
+            slopes += kl * np.float32(kl_coef / size)
+        kl -= log_ratio
+        errors, value_slopes = self._value_errors(values, old_values, targets)
+        value_slopes *= np.float32(2 * config.value_coef / size)
+        # Fortran order, and a column, as the layers take them.
+        gradient = self._distribution.backward(slopes, -config.entropy_coef / size)
+        back = self._policy.backward(gradient, to_inputs=self._shares)
+        other = self._value.backward(value_slopes[:, None], to_inputs=self._shares)
+        if self._shares:
+            back += other
+            self._torso.backward(back)
+        policy_loss, value_loss = -_mean(objective), _mean(errors)
+        entropy, divergence = _mean(entropies), _mean(kl)
+        loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+        return {
+            "loss": loss + kl_coef * divergence,
+            "policy_gradient_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy_loss": -entropy,
+            "approx_kl": divergence,
+            "clip_fraction": np.count_nonzero(outside) / size,
+        }
+
+    def _value_errors(self, values: Array, old: Array, targets: Array) -> tuple[Array, Array]:
+        """Squared errors [M] and half their slopes at the values [M]."""
+        slopes = values - targets
+        errors = slopes * slopes
+        clip_range = self._config.value_clip_range
+        if clip_range is not None:
+            moved = values - old
+            kept = old + moved.clip(-np.float32(clip_range), np.float32(clip_range))
+            kept -= targets
+            kept *= kept
+            slopes[(np.abs(moved) > clip_range) & (kept > errors)] = 0
+            np.maximum(errors, kept, out=errors)
+        return errors, slopes
+
+
+def normalized_array(advantages: Array) -> Array:
+    """`normalized` of `rl.algorithms.ppo` for an array [M]."""
+    size = len(advantages)
+    if size < 2:
+        return advantages
+    centred: Array = advantages - np.float32(np.add.reduce(advantages) / size)
+    centred *= np.float32(1 / (math.sqrt(centred.dot(centred) / (size - 1)) + 1e-8))
+    return centred
+
+
+def _mean(values: Array) -> float:
+    return float(np.add.reduce(values)) / len(values)
