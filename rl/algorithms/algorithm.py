@@ -76,7 +76,9 @@ class Algorithm(ABC, Generic[ConfigT]):
         self.window = EpisodeWindow(config.metrics.window)
         self.learners = LearnerGroup(self.make_learner, config.learners.threads)
         self.runtime = Runtime(choose_engine(config))
-        self.env_runners = EnvRunnerGroup(self.runtime, config, actor_factory(self.learners.module))
+        self.env_runners = EnvRunnerGroup(
+            self.runtime, config, actor_factory(self.learners.module), self.spaces
+        )
         self.publish_weights()
         self._budget: int | None = None
         self._steps_at_start = 0
@@ -211,7 +213,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         """
         return evaluate_policy(
             self.policy,
-            EnvironmentFactory.of(self.config),
+            EnvironmentFactory.of(self.config, self.spaces),
             self.config.evaluation.num_episodes if num_episodes is None else num_episodes,
             self.config.seed if seed is None else seed,
             env_steps=self.env_steps,

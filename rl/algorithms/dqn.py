@@ -162,6 +162,7 @@ class DQNLearner(Learner[DQNConfig]):
         with torch.no_grad():
             next_values = self.target.q_values(following)
             choosing = self.module.q_values(following) if self.config.double else next_values
+            choosing = self.module.allowed(choosing, following)
             targets = q_targets(batch.returns, batch.discounts, next_values, choosing)
         values = of_actions(self.module.q_values(batch.observations), batch.actions)
         return huber(values, targets), targets - values.detach(), values.detach()
@@ -178,7 +179,7 @@ class DQNLearner(Learner[DQNConfig]):
             choosing = module.expected(chances)
             if self.config.double:
                 choosing = module.q_values(following)
-            chances = of_actions(chances, choosing.argmax(-1))
+            chances = of_actions(chances, module.allowed(choosing, following).argmax(-1))
             targets = project(chances, batch.returns, batch.discounts, module.support)
         log_probs = of_actions(module.logits(batch.observations), batch.actions).log_softmax(-1)
         with torch.no_grad():
@@ -198,7 +199,7 @@ def q_targets(
         returns: Discounted rewards of m steps, [M].
         discounts: gamma^m, 0 where the episode terminated, [M].
         next_values: Q' of the successors, [M, A].
-        choosing_values: Q of the successors, [M, A].
+        choosing_values: Q of the successors, [M, A]; -inf for actions their mask forbids.
     """
     best = choosing_values.argmax(-1)
     return returns + discounts * of_actions(next_values, best)

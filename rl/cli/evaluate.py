@@ -74,12 +74,12 @@ def main(arguments: list[str]) -> int:
     directory = _policy_directory(path)
 
     from rl.core.models.policy import Policy
-    from rl.env_runners.environments import EnvironmentFactory
+    from rl.env_runners.environments import EnvironmentFactory, describe_env
     from rl.env_runners.evaluation import evaluate_policy
 
     evaluation = evaluate_policy(
         Policy.load(directory),
-        EnvironmentFactory.of(config),
+        EnvironmentFactory.of(config, describe_env(config)),
         episodes,
         seed,
         deterministic="stochastic" not in line.values,

@@ -23,9 +23,11 @@ from gymnasium.wrappers import (
 )
 
 from rl.configs.algorithm_config import AlgorithmConfig
+from rl.core.data.masks import check_mask, with_mask
 from rl.core.data.spaces import ActionLayout, FrameStack, ObservationLayout, Spaces
 from rl.env_runners.atari import RawScore, preprocess_atari
 from rl.env_runners.faults import raised
+from rl.env_runners.masks import InfoMask, tells_mask
 from rl.errors import RLError, UsageError
 
 __all__ = ["EnvironmentFactory", "describe_env", "known_ids", "register_env"]
@@ -82,13 +84,21 @@ class EnvironmentFactory:
     env: str | Callable[..., Environment]
     """An id of Gymnasium's registry, `module:Id`, or a callable."""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    mask_in_info: bool = False
+    """Puts `info["action_mask"]` into the observation."""
 
     @staticmethod
-    def of(config: AlgorithmConfig) -> EnvironmentFactory:
-        """The factory of a run; a registered name becomes the callable behind it."""
+    def of(config: AlgorithmConfig, spaces: Spaces | None = None) -> EnvironmentFactory:
+        """The factory of a run; a registered name becomes the callable behind it.
+
+        Args:
+            config: Of the run.
+            spaces: As `describe_env` found them; None gives the environment as it is.
+        """
         env = config.env
         target = _registered.get(env, env) if isinstance(env, str) else env
-        return EnvironmentFactory(target, dict(config.env_kwargs))
+        masked = spaces is not None and spaces.mask_in_info
+        return EnvironmentFactory(target, dict(config.env_kwargs), masked)
 
     @property
     def name(self) -> str:
@@ -132,7 +142,7 @@ class EnvironmentFactory:
                 " would overwrite another's"
             )
         _made[id(env.unwrapped)] = env.unwrapped
-        return env
+        return InfoMask(env) if self.mask_in_info else env
 
     def _make(self) -> Environment:
         if not isinstance(self.env, str):
@@ -202,6 +212,8 @@ def frame_stack_of(env: Environment) -> FrameStack | None:
 def describe_env(config: AlgorithmConfig) -> Spaces:
     """Makes the environment of a run once, to see that it can be learnt from; without torch.
 
+    Where actions can be masked it is reset, to see whether its `info` tells a mask.
+
     Returns:
         Its spaces.
 
@@ -212,11 +224,15 @@ def describe_env(config: AlgorithmConfig) -> Spaces:
     factory = EnvironmentFactory.of(config)
     env = factory()
     try:
-        spaces = Spaces(env.observation_space, env.action_space, frame_stack_of(env))
+        actions = ActionLayout(env.action_space)
+        if tells_mask(env):  # which is not stacked, whatever else is
+            observed = with_mask(env.observation_space, actions)
+            spaces = Spaces(observed, env.action_space, mask_in_info=True)
+        else:
+            spaces = Spaces(env.observation_space, env.action_space, frame_stack_of(env))
     finally:
         env.close()
-    ObservationLayout(spaces.observation)
-    actions = ActionLayout(spaces.action)
+    check_mask(ObservationLayout(spaces.observation), actions)
     if actions.kind not in config.supported_actions:
         able = ", ".join(sorted(config.supported_actions))
         raise UsageError(

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from rl.core.data.spaces import ObservationLayout
+from rl.core.data.masks import has_choice
+from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.seeding import stream_seed
-from rl.env_runners.faults import check_reset, check_step, raised, score_of
+from rl.env_runners.faults import check_reset, check_step, no_choice, raised, score_of
 
 __all__ = ["Evaluation", "evaluate_policy"]
 
@@ -94,13 +95,21 @@ def _play(
 ) -> dict[int, tuple[float, int]]:
     width = len(environments)
     layout = ObservationLayout(environments[0].observation_space)
+    choices = ActionLayout(environments[0].action_space)
     names = [f"env {env}" for env in environments]
     todo = [list(range(b, num_episodes, width)) for b in range(width)]
     current = [_reset(env, layout, seed, todo[b][0]) for b, env in enumerate(environments)]
     totals, lengths = [0.0] * width, [0] * width
     played: dict[int, tuple[float, int]] = {}
     while len(played) < num_episodes:
-        actions = policy.decode(policy.act_batch(policy.stack(current), deterministic))
+        batch = policy.stack(current)
+        mask = layout.mask_of(batch)
+        if mask is not None:
+            for b in np.flatnonzero(~has_choice(choices, mask)).tolist():
+                if todo[b]:  # else its last observation, which is kept for the batch's shape
+                    place = f"evaluation episode {todo[b][0]}, step {lengths[b] + 1}"
+                    raise no_choice(f"{names[b]}, {place}")
+        actions = policy.decode(policy.act_batch(batch, deterministic))
         for b, env in enumerate(environments):
             if not todo[b]:
                 continue  # its row stays, so that the batch keeps its shape

@@ -11,7 +11,15 @@ from rl.core.data.spaces import Leaf, ObservationLayout
 from rl.core.data.tree import Array
 from rl.errors import EnvironmentFault
 
-__all__ = ["check_observation", "check_reset", "check_step", "not_finite", "raised", "score_of"]
+__all__ = [
+    "check_observation",
+    "check_reset",
+    "check_step",
+    "no_choice",
+    "not_finite",
+    "raised",
+    "score_of",
+]
 
 
 def raised(where: str, call: str, error: Exception) -> EnvironmentFault:
@@ -48,6 +56,8 @@ def check_observation(leaf: Leaf, value: Any, where: str, method: str) -> None:
             f"{where}: {method} returned an observation{at} of shape {array.shape}, its space says"
             f" {leaf.shape}; the value was {_shown(value)}"
         )
+    if leaf.kind == "mask":
+        return  # 0 forbids, in whatever dtype
     if not np.can_cast(array.dtype, leaf.dtype, "same_kind"):
         raise EnvironmentFault(
             f"{where}: {method} returned an observation{at} of dtype {array.dtype}, its space says"
@@ -138,6 +148,14 @@ def score_of(info: dict[str, Any], own: float) -> float:
     """The return of the episode that ended: as a wrapper below others counted it, else our own."""
     counted = info.get("episode")  # an environment may keep something else under this name
     return float(counted["r"] if isinstance(counted, dict) and "r" in counted else own)
+
+
+def no_choice(where: str) -> EnvironmentFault:
+    """The fault of an environment whose mask allows no action where one must be chosen."""
+    return EnvironmentFault(
+        f"{where}: the action mask allows no action, and the episode goes on; allow one, or end it"
+        " with the step before"
+    )
 
 
 def not_finite(array: Array) -> tuple[int, ...] | None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from rl.core.data.masks import has_choice
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.models.actor import Actor
 from rl.core.runtime import note_progress
-from rl.env_runners.faults import check_step, not_finite, raised
+from rl.env_runners.faults import check_step, no_choice, not_finite, raised
 from rl.env_runners.lane import Lane
 from rl.errors import EnvironmentFault
 
@@ -124,6 +125,9 @@ class Fragment:
             if isinstance(nested, dict)
             else nested[t]
         )
+        mask = self._layout.mask_of(row)
+        if mask is not None:
+            self._check_choice(t, mask)
         actions, extras = self._actor.act(row, self._noise[t])
         self._actions[t] = actions
         if t == 0:
@@ -133,6 +137,12 @@ class Fragment:
             }
         for name, values in extras.items():
             self._extras[name][t] = values
+
+    def _check_choice(self, t: int, mask: Array) -> None:
+        """Raises where a mask [B, choices] leaves an environment nothing to choose."""
+        stuck = np.flatnonzero(~has_choice(self._action_layout, mask))
+        if len(stuck):
+            raise no_choice(self._at(t, int(stuck[0])))
 
     def _step(self, t: int) -> None:
         """The hot loop: one action in every environment."""

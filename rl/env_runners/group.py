@@ -10,6 +10,7 @@ from typing import Any
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Rollout
+from rl.core.data.spaces import Spaces
 from rl.core.data.weights import Weights
 from rl.core.models.actor import ActorFactory
 from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime
@@ -28,9 +29,22 @@ logger = logging.getLogger(__name__)
 class EnvRunnerGroup:
     """Spawns the runners of a run and speaks to all of them."""
 
-    def __init__(self, runtime: Runtime, config: AlgorithmConfig, make_actor: ActorFactory) -> None:
-        """Spawns `config.env_runners.num` runners; their errors arrive with the first call."""
-        environments = EnvironmentFactory.of(config)
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: AlgorithmConfig,
+        make_actor: ActorFactory,
+        spaces: Spaces | None = None,
+    ) -> None:
+        """Spawns `config.env_runners.num` runners; their errors arrive with the first call.
+
+        Args:
+            runtime: Where they live.
+            config: Of the run.
+            make_actor: Makes each one's copy of the policy.
+            spaces: Of the environment, as `describe_env` found them.
+        """
+        environments = EnvironmentFactory.of(config, spaces)
         self._runtime = runtime
         self._max_restarts = config.runtime.max_restarts
         self._weights: ObjectRef[Weights] | None = None

@@ -9,11 +9,12 @@ import gymnasium
 import numpy as np
 
 from rl.core.data.rollout import Episode
-from rl.core.data.spaces import ActionLayout, ObservationLayout
+from rl.core.data.spaces import MASK, ActionLayout, ObservationLayout
 from rl.core.runtime import note_progress
 from rl.core.seeding import episode_seed
 from rl.env_runners.faults import check_reset, raised, score_of
 from rl.env_runners.runner_state import LaneState
+from rl.errors import EnvironmentFault
 
 __all__ = ["Lane"]
 
@@ -83,6 +84,7 @@ class Lane:
         except Exception as error:
             raise raised(self.where, call, error) from error
         leaves = check_reset(result, self._layout, self.where, call)
+        self._check_unseen_mask(result[1], call)
         self._episode += 1
         self._steps_before = 0
         self.episode_return = 0.0
@@ -90,6 +92,7 @@ class Lane:
 
     def finish(self, t: int, length: int, info: dict[str, Any], began: float) -> Episode:
         """The record of the episode that ended in row t of the current fragment."""
+        self._check_unseen_mask(info, "step")
         success = info.get("is_success")
         return Episode(
             t,
@@ -98,6 +101,14 @@ class Lane:
             time.perf_counter() - began,
             None if success is None else bool(success),
         )
+
+    def _check_unseen_mask(self, info: Any, call: str) -> None:
+        """Raises where a mask is told only now: runs begun without one would ignore it."""
+        if self._layout.mask is None and self._actions.categorical and MASK in info:
+            raise EnvironmentFault(
+                f"{self.where}: {call} returned an info with {MASK!r}, which the first reset of the"
+                " run had not; give it with every reset and step, or never"
+            )
 
     def passed(self, steps: int) -> None:
         """Notes how many steps of the current episode the fragment that ends has taken."""

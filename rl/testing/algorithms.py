@@ -10,6 +10,7 @@ import numpy as np
 
 from rl.algorithms.algorithm import Algorithm
 from rl.configs.algorithm_config import AlgorithmConfig
+from rl.core.data.spaces import MASK
 from rl.core.models.policy import Policy
 from rl.core.records.checkpoint import read_checkpoint
 
@@ -63,6 +64,8 @@ def _check_policy(algorithm: Algorithm[Any], checkpoint: Path) -> None:
     space.seed(0)
     for _ in range(5):
         observation = space.sample()
+        if isinstance(observation, dict) and MASK in observation:
+            observation[MASK] = np.ones_like(observation[MASK])
         action = live.act(observation)
         assert live.action_space.contains(action), f"{action} is not in {live.action_space}"
         same = np.array_equal(np.asarray(action), np.asarray(loaded.act(observation)))

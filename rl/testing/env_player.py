@@ -13,7 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rl.core.data.spaces import ActionLayout, Leaf, ObservationLayout
+from rl.core.data.masks import check_mask, has_choice
+from rl.core.data.spaces import MASK, ActionLayout, Leaf, ObservationLayout
 from rl.env_runners.faults import check_observation, check_step
 from rl.errors import EnvironmentFault, RLError, UsageError
 
@@ -126,6 +127,11 @@ class Inspection:
                 self.problem(name, str(error))
         if len(made) < 2:
             raise StoppedError
+        try:
+            check_mask(made[0], made[1])
+        except UsageError as error:
+            self.problem("mask", str(error))
+            raise StoppedError from error
         return made[0], made[1]
 
 
@@ -144,7 +150,9 @@ class Player:
         self.env = env
         self._layout = observations
         self._kept: list[tuple[Any, Any]] = []
+        self._actions = ActionLayout(env.action_space)
         self._info: Mapping[str, Any] = {}
+        self._mask: Any = None
         self.seconds = 0.0
         """Spent in the environment's `step`."""
 
@@ -180,6 +188,8 @@ class Player:
                 inspection.problem(f"observation {leaf.path}", f"{fault}; mend it or its space")
                 raise StoppedError from fault
             self._values(leaf, np.asarray(part), call)
+            if leaf.kind == "mask":
+                self._mask = np.array(part)
         return [np.array(part) for part in parts]
 
     def _values(self, leaf: Leaf, array: np.ndarray[Any, Any], call: str) -> None:
@@ -219,10 +229,20 @@ class Player:
     def sample(self) -> Any:
         """An action, one that the environment allows where it tells."""
         space = self.env.action_space
-        mask = self._info.get("action_mask")
-        if isinstance(space, spaces.Discrete) and mask is not None:
-            return space.sample(mask=np.asarray(mask, np.int8))
-        return space.sample()
+        mask = self._info.get(MASK) if self._layout.mask is None else self._mask
+        if mask is None or not self._actions.categorical:
+            return space.sample()
+        allowed = np.asarray(mask) != 0
+        expected = (self._actions.num_parameters,)
+        if allowed.shape != expected or not has_choice(self._actions, allowed):
+            fault = "allows no action, and the episode has not ended"
+            if allowed.shape != expected:
+                fault = f"has the shape {allowed.shape}; {space} needs {expected}"
+            self._inspection.problem("mask", f"the action mask {fault}")
+            raise StoppedError
+        columns = [np.flatnonzero(allowed[head.parameters]) for head in self._actions.heads]
+        row = np.array([int(space.np_random.choice(column)) for column in columns])
+        return self._actions.decode(row[None] if self._actions.shape else row)[0]
 
     def step(self, action: Any, number: int) -> Step:
         """Takes a step."""

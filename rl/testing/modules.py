@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from rl.core.data.masks import has_choice
+from rl.core.data.spaces import ActionLayout
 from rl.core.data.tree import Array, first_leaf, tree_map
 from rl.core.data.weights import Weights
 from rl.core.models.actor import draw_noise
@@ -22,7 +24,8 @@ def check_module(make_module: Callable[[], Module], batch: int = 5) -> None:
     """Asserts the contract of `Module` on random observations of its space.
 
     It acts in its action space's layout, greedily or from noise, the same for the same noise, each
-    row on its own; its state is all there is to it; what a runner builds from it acts as it does.
+    row on its own, and never what a mask forbids; its state is all there is to it; what a runner
+    builds from it acts as it does.
 
     Raises:
         AssertionError: A rule is broken; the message says which.
@@ -45,11 +48,24 @@ def check_module(make_module: Callable[[], Module], batch: int = 5) -> None:
     for name, values in extras.items():
         assert values.shape[0] == batch, f"act: the extra {name!r} has no row for each observation"
         assert torch.isfinite(values).all(), f"act: the extra {name!r} is not finite"
+    mask = layout.mask_of(observations)
+    if mask is not None:
+        _check_mask(actions, mask, (sampled.numpy(), greedy.numpy()))
     for action in actions.decode(sampled.numpy().astype(actions.dtype)):
         assert actions.space.contains(action), f"act: {action} is not in {actions.space}"
     _check_rows(module, observations, greedy.numpy())
     _check_state(make_module, module, observations, greedy.numpy())
     _check_actors(module, observations, noise, (sampled.numpy(), extras))
+
+
+def _check_mask(actions: ActionLayout, mask: Array, chosen: tuple[Array, Array]) -> None:
+    """What a mask forbids must not be chosen, but where it leaves nothing."""
+    for row in np.flatnonzero(has_choice(actions, mask)):
+        for rows in chosen:
+            columns = np.atleast_1d(rows[row])
+            for head in actions.heads:
+                allowed = mask[row, head.parameters][columns[head.columns.start]]
+                assert allowed, f"act: chose {rows[row]}, which the mask {mask[row]} forbids"
 
 
 def _check_rows(module: Module, observations: Array | dict[str, Array], greedy: Array) -> None:

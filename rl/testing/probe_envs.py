@@ -10,6 +10,9 @@ True values at discount 0.9, and what a wrong learner finds instead:
     ObservationReward         V(o) = o                   0.5: observations out of step
     MatchObservation          action = o, V = 1          V = 0.5: actions out of step
     ReachTarget               action = 0.5               drift: the continuous log-probability
+    MaskedSuccessor           Q(start, any) = 0.9        9: a maximum over forbidden actions
+    MaskedChoice              the best of what is        an error: an action that is forbidden
+                              allowed, 7.56 an episode   5: any allowed one
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from rl.core.data.tree import Array
 __all__ = [
     "ActionReward",
     "EndlessReward",
+    "MaskedChoice",
+    "MaskedSuccessor",
     "MatchObservation",
     "ObservationReward",
     "ReachTarget",
@@ -150,3 +155,86 @@ class ReachTarget(_Probe):
 
     def step(self, action: Any) -> StepResult:
         return self.observe(0), -float((action[0] - 0.5) ** 2), True, False, {}
+
+
+class _Masked(gymnasium.Env[Any, Any]):
+    """Constant observations of `num_states` states, and a mask; a forbidden action is an error."""
+
+    num_states = 1
+    num_actions = 2
+
+    def __init__(self, where: Literal["observation", "info"] = "observation") -> None:
+        self.where = where
+        self.action_space = spaces.Discrete(self.num_actions)
+        self.observation_space: spaces.Space[Any] = spaces.Box(0, 1, (self.num_states,), np.float32)
+        if where == "observation":
+            mask = spaces.MultiBinary(self.num_actions)
+            self.observation_space = spaces.Dict(
+                {"state": self.observation_space, "action_mask": mask}
+            )
+        self.mask = np.zeros(self.num_actions, np.int8)
+
+    def answer(self, state: int, mask: Array) -> tuple[Any, dict[str, Any]]:
+        """Observation and info."""
+        self.mask = mask.astype(np.int8)
+        one_hot = np.eye(self.num_states, dtype=np.float32)[state]
+        if self.where == "info":
+            return one_hot, {"action_mask": self.mask}
+        return {"state": one_hot, "action_mask": self.mask}, {}
+
+    def check(self, action: Any) -> None:
+        """Raises when the action is forbidden."""
+        if not self.mask[action]:
+            raise ValueError(f"the action {action} is forbidden by {self.mask}")
+
+
+class MaskedSuccessor(_Masked):
+    """A state seen under two masks: one action is worth 1 in it, the other 10.
+
+    The start leads there with reward 0, and then only the action worth 1 is allowed: the start is
+    worth 0.9. Every other episode begins there with only the action worth 10 allowed. After the end
+    nothing is allowed.
+    """
+
+    num_states = 2
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.state = int(self.np_random.integers(2))
+        return self.answer(self.state, np.array([True, True] if self.state == 0 else [False, True]))
+
+    def step(self, action: Any) -> Any:
+        self.check(action)
+        over = self.state == 1
+        self.state = 1
+        reward = (1.0, 10.0)[int(action)] if over else 0.0
+        observation, info = self.answer(1, np.array([not over, False]))
+        return observation, reward, over, False, info
+
+
+class MaskedChoice(_Masked):
+    """Ten steps of choosing among what a random mask allows of four actions; action a pays a / 3.
+
+    The mask is any subset but the empty one, so the best that is allowed pays 34 / 45 a step on
+    average, any allowed one 1 / 2. Every other episode is truncated.
+    """
+
+    num_actions = 4
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        self.terminates = bool(self.np_random.integers(2))
+        return self._next(over=False)
+
+    def _next(self, over: bool) -> Any:
+        subset = 0 if over else int(self.np_random.integers(1, 2**self.num_actions))
+        return self.answer(0, (subset >> np.arange(self.num_actions)) & 1)
+
+    def step(self, action: Any) -> Any:
+        self.check(action)
+        self.steps += 1
+        over = self.steps == 10
+        observation, info = self._next(over)
+        ends = over and self.terminates, over and not self.terminates
+        return observation, int(action) / 3, *ends, info

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces
 
-from rl.core.data.tree import Array, Tree
+from rl.core.data.tree import Array, Tree, X
 from rl.errors import UsageError
 
-__all__ = ["ActionLayout", "FrameStack", "Head", "Leaf", "ObservationLayout", "Spaces"]
+__all__ = ["MASK", "ActionLayout", "FrameStack", "Head", "Leaf", "ObservationLayout", "Spaces"]
 
-LeafKind = Literal["vector", "image", "discrete", "multi_discrete", "multi_binary"]
+LeafKind = Literal["vector", "image", "discrete", "multi_discrete", "multi_binary", "mask"]
 HeadKind = Literal["categorical", "bernoulli", "gaussian"]
 
 KIND_NAMES = (
@@ -30,6 +30,9 @@ KIND_NAMES = (
     (spaces.Dict, "dict"),
     (spaces.Tuple, "tuple"),
 )
+
+MASK = "action_mask"
+"""Key of a Dict observation whose part says which actions are allowed: `rl.core.data.masks`."""
 
 SMALLEST_IMAGE = 36
 """Pixels: the convolutions of NatureCNN leave nothing of a smaller side."""
@@ -86,6 +89,8 @@ def _box_leaf(space: spaces.Box, path: str) -> Leaf:
 
 def _leaf(space: spaces.Space[Any], path: str) -> Leaf:
     integer = np.dtype(np.int64)
+    if path == MASK and isinstance(space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete):
+        return Leaf(path, "mask", space.shape or (), np.dtype(np.bool_))
     if isinstance(space, spaces.Box):
         return _box_leaf(space, path)
     if isinstance(space, spaces.Discrete):
@@ -111,12 +116,16 @@ class ObservationLayout:
         self.nested = isinstance(space, spaces.Dict | spaces.Tuple)
         self._getters: list[tuple[Any, ...]] = []
         self.leaves = tuple(self._walk(space, "", ()))
+        self.mask = next((leaf for leaf in self.leaves if leaf.kind == "mask"), None)
+        """The part that tells which actions are allowed; no feature."""
+        self.features = tuple(leaf for leaf in self.leaves if leaf.kind != "mask")
+        """What a network looks at."""
         paths = {leaf.path for leaf in self.leaves}
-        if len(paths) < max(len(self.leaves), 1):
+        if len(paths) < len(self.leaves) or not self.features:
             raise UsageError(
                 f"the observation space is {space}, whose {len(self.leaves)} parts have"
-                f" {len(paths)} names between them (keys joined by '/'): it must have a part, and"
-                " no two may share a name"
+                f" {len(paths)} names between them (keys joined by '/'): it must have a part"
+                " besides an action mask, and no two may share a name"
             )
 
     def _walk(self, space: spaces.Space[Any], path: str, keys: tuple[Any, ...]) -> Iterator[Leaf]:
@@ -134,8 +143,12 @@ class ObservationLayout:
 
     @property
     def num_features(self) -> int:
-        """Length of all leaves but images as one vector."""
-        return sum(leaf.num_features for leaf in self.leaves if leaf.kind != "image")
+        """Length of all features but images as one vector."""
+        return sum(leaf.num_features for leaf in self.features if leaf.kind != "image")
+
+    def mask_of(self, observations: X | dict[str, X]) -> X | None:
+        """Which actions are allowed [..., choices], where these observations tell."""
+        return observations[MASK] if self.mask and isinstance(observations, dict) else None
 
     def allocate(self, *leading: int) -> Tree:
         """Zeroed arrays [*leading, *leaf.shape]."""
@@ -211,6 +224,11 @@ class ActionLayout:
     def num_gaussian(self) -> int:
         """Continuous dimensions, each with a standard deviation."""
         return sum(h.columns.stop - h.columns.start for h in self.heads if h.kind == "gaussian")
+
+    @property
+    def categorical(self) -> bool:
+        """Whether all there is to choose are categories, which a mask can forbid one by one."""
+        return all(head.kind == "categorical" for head in self.heads)
 
     @property
     def kind(self) -> str:
@@ -295,3 +313,5 @@ class Spaces:
     action: spaces.Space[Any]
     stack: FrameStack | None = None
     """Of all leaves of the observation; None: each observation stands for itself."""
+    mask_in_info: bool = False
+    """The environment tells in `info` what is allowed; `observation` is with the mask put in."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from rl.configs.dqn import DQNConfig
+from rl.core.data.masks import best_allowed
 from rl.core.data.replay import Transitions
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
@@ -56,6 +57,7 @@ class AnalyticDQN:
         buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
         self._live = Weights(0, flat.array, buffers)
         self._encode = NumpyEncoder(module.spec)
+        self._layout = module.observation_layout
         self._num_actions = module.action_layout.num_parameters
         self._allocate(config.batch_size)
 
@@ -80,7 +82,8 @@ class AnalyticDQN:
         following = self._encode(batch.next_observations)
         next_values = self._target.forward(following)
         choosing = self._network.forward(following) if self._double else next_values
-        targets = next_values[rows, choosing.argmax(1)]
+        mask = self._layout.mask_of(batch.next_observations)
+        targets = next_values[rows, best_allowed(choosing, mask)]
         targets *= batch.discounts
         targets += batch.returns
         values = self._network.forward(self._encode(batch.observations))[rows, batch.actions]

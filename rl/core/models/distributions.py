@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rl.core.data.masks import FORBIDDEN
 from rl.core.data.spaces import ActionLayout
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Product",
     "SquashedGaussian",
     "make_distribution",
+    "masked_logits",
     "squash",
     "squashed_sample",
 ]
@@ -220,8 +222,17 @@ def sum_tensors(terms: list[Tensor]) -> Tensor:
     return total
 
 
+def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits [..., n] with those that a mask [..., n] forbids so low that exp gives 0.
+
+    What is forbidden then adds nothing to probabilities, entropy and gradient. A row that forbids
+    all is uniform.
+    """
+    return logits if mask is None else logits.masked_fill(~mask, float(FORBIDDEN))
+
+
 def make_distribution(
-    layout: ActionLayout, parameters: Tensor, log_std: Tensor | None
+    layout: ActionLayout, parameters: Tensor, log_std: Tensor | None, mask: Tensor | None = None
 ) -> Distribution:
     """The distribution of a policy's output.
 
@@ -229,7 +240,10 @@ def make_distribution(
         layout: Heads of the action space.
         parameters: [N, layout.num_parameters], logits and means.
         log_std: [layout.num_gaussian], or None where no head is continuous.
+        mask: [N, layout.num_parameters], False for categories of probability 0; None: all are
+            allowed.
     """
+    parameters = masked_logits(parameters, mask)
     if len(layout.heads) == 1 and not layout.shape:
         return Categorical(parameters)
     parts: list[tuple[slice, Distribution]] = []

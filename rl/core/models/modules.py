@@ -141,13 +141,16 @@ class NatureCNN(nn.Module):
 
 
 class ObservationEncoder(nn.Module):
-    """Any observation as one feature vector: categories one-hot, images through a CNN."""
+    """Any observation as one feature vector: categories one-hot, images through a CNN.
+
+    An action mask is no feature.
+    """
 
     def __init__(self, layout: ObservationLayout, normalize: bool, orthogonal: bool) -> None:
         super().__init__()
         self.layout = layout
         self.images = nn.ModuleList(
-            NatureCNN(leaf, orthogonal) for leaf in layout.leaves if leaf.kind == "image"
+            NatureCNN(leaf, orthogonal) for leaf in layout.features if leaf.kind == "image"
         )
         self.normalizer = (
             Normalizer(layout.num_features) if normalize and layout.num_features else None
@@ -155,10 +158,10 @@ class ObservationEncoder(nn.Module):
         self.num_outputs = layout.num_features + NatureCNN.num_outputs * len(self.images)
 
     def vector(self, observations: TensorTree) -> Tensor:
-        """All leaves but images as raw features, [..., layout.num_features]."""
+        """All features but images as they are, [..., layout.num_features]."""
         parts = [
             encode_leaf(leaf, _leaf_of(observations, leaf))
-            for leaf in self.layout.leaves
+            for leaf in self.layout.features
             if leaf.kind != "image"
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -177,7 +180,7 @@ class ObservationEncoder(nn.Module):
         if self.layout.num_features:
             vector = self.vector(observations)
             features.append(vector if self.normalizer is None else self.normalizer(vector))
-        pictures = [leaf for leaf in self.layout.leaves if leaf.kind == "image"]
+        pictures = [leaf for leaf in self.layout.features if leaf.kind == "image"]
         for leaf, convolutions in zip(pictures, self.images, strict=True):
             features.append(convolutions(_leaf_of(observations, leaf)))
         return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
@@ -201,7 +204,7 @@ def encode_leaf(leaf: Leaf, values: Tensor) -> Tensor:
 
 
 class ActorCritic(Module):
-    """A policy and a value function over the same observations.
+    """A policy and a value function over the same observations; the policy keeps to their mask.
 
     Separate torsos unless `spec.shared_torso`; convolutions are always shared. Heads are
     initialised with gain 0.01 (policy) and 1 (value), so that the first policy is close to uniform.
@@ -236,13 +239,15 @@ class ActorCritic(Module):
         features = self.encoder(observations)
         hidden = self.policy_torso(features)
         seen = hidden if self.value_torso is None else self.value_torso(features)
-        policy = make_distribution(self.action_layout, self.policy_head(hidden), self.log_std)
-        return policy, self.value_head(seen).squeeze(-1)
+        return self._policy(hidden, observations), self.value_head(seen).squeeze(-1)
 
     def distribution(self, observations: TensorTree) -> Distribution:
         """The policy alone."""
-        hidden = self.policy_torso(self.encoder(observations))
-        return make_distribution(self.action_layout, self.policy_head(hidden), self.log_std)
+        return self._policy(self.policy_torso(self.encoder(observations)), observations)
+
+    def _policy(self, hidden: Tensor, observations: TensorTree) -> Distribution:
+        mask = self.observation_layout.mask_of(observations)
+        return make_distribution(self.action_layout, self.policy_head(hidden), self.log_std, mask)
 
     def value(self, observations: TensorTree) -> Tensor:
         """The values alone, [...]."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from rl.core.data.masks import best_allowed, forbid, nth_allowed
 from rl.core.data.spaces import ActionLayout, Head, Leaf, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import ParameterTable, Weights
@@ -93,7 +94,7 @@ class NumpyEncoder:
         else:
             leaves = observations if isinstance(observations, dict) else {"": observations}
             features = np.concatenate(
-                [_encode_leaf(leaf, leaves[leaf.path]) for leaf in self._observations.leaves],
+                [_encode_leaf(leaf, leaves[leaf.path]) for leaf in self._observations.features],
                 axis=1,
             )
         if self._shift is None:
@@ -178,6 +179,7 @@ class NumpyQActor:
     def __init__(self, spec: QNetworkSpec, table: ParameterTable) -> None:
         layers = functools.partial(NumpyLayers, activation=spec.activation)
         self._table = table
+        self._observations = ObservationLayout(spec.observation_space)
         self._encoder = NumpyEncoder(spec)
         self._torso = layers(linear_layers("torso", spec.torso_sizes), None)
         self._advantages = layers(
@@ -218,12 +220,16 @@ class NumpyQActor:
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         """See `Actor.act`; there are no extras."""
         scores = self._scores(observations)
-        best = scores.argmax(1)
+        mask = self._observations.mask_of(observations)
+        best = best_allowed(scores, mask)
         if noise is None or self._epsilon == 0:
             return best, {}
         share = noise[:, 0] / np.float32(self._epsilon)  # below 1: explores
-        last = scores.shape[1] - 1
-        anything = np.minimum((share * np.float32(last + 1)).astype(np.int64), last)
+        if mask is None:
+            last = scores.shape[1] - 1
+            anything = np.minimum((share * np.float32(last + 1)).astype(np.int64), last)
+        else:
+            anything = nth_allowed(mask, share)
         return np.where(share < 1, anything, best), {}
 
 
@@ -234,6 +240,7 @@ class NumpyActor:
         layers = linear_layers("policy_torso", spec.hidden_sizes)
         self._parameters = NumpyNetwork(spec, table, layers, "policy_head")  # logits and means
         self._actions = ActionLayout(spec.action_space)
+        self._observations = ObservationLayout(spec.observation_space)
         self._log_std: Array | None = None
 
     def set_weights(self, weights: Weights) -> None:
@@ -242,6 +249,7 @@ class NumpyActor:
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         """See `Actor.act`; the extra is `log_prob` [B]."""
         parameters = self._parameters(observations)
+        parameters = forbid(parameters, self._observations.mask_of(observations))
         if not self._actions.shape:  # the common case, one category, without the general loop
             if noise is None:
                 return parameters.argmax(1), {}

@@ -10,6 +10,8 @@ import math
 import numpy as np
 
 from rl.core.data.action_range import ActionRange
+from rl.core.data.masks import forbid
+from rl.core.data.spaces import ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import ParameterTable, Weights
 from rl.core.models.numpy_mlp import NumpyNetwork, linear_layers, sample_categories
@@ -81,6 +83,7 @@ class NumpyCategoricalActor:
 
     def __init__(self, spec: PolicySpec, table: ParameterTable) -> None:
         self._logits = _network(spec, table)
+        self._observations = ObservationLayout(spec.observation_space)
         self._warming_up = False
 
     def set_weights(self, weights: Weights) -> None:
@@ -90,8 +93,9 @@ class NumpyCategoricalActor:
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         """See `Actor.act`; there are no extras."""
         logits = self._logits(observations)
+        if self._warming_up and noise is not None:
+            logits = np.zeros_like(logits)
+        logits = forbid(logits, self._observations.mask_of(observations))
         if noise is None:
             return logits.argmax(1), {}
-        if self._warming_up:
-            logits = np.zeros_like(logits)
         return sample_categories(logits, noise[:, 0])[0], {}

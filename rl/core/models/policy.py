@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from rl.core.data.spaces import Leaf
+from rl.core.data.masks import has_choice
+from rl.core.data.spaces import MASK, Leaf
 from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
 from rl.core.models.actor import draw_noise
@@ -97,23 +98,29 @@ class Policy:
         """The space of one action."""
         return self._actions.space
 
-    def act(self, observation: Any, deterministic: bool = True) -> Any:
+    def act(
+        self, observation: Any, deterministic: bool = True, action_mask: Any | None = None
+    ) -> Any:
         """Chooses an action for one observation, or one each for a batch.
 
         Args:
             observation: What the environment gave, or a batch of it: an array with one more axis in
-            front,
-                for a Dict or Tuple space a dictionary or tuple of such arrays.
+                front, for a Dict or Tuple space a dictionary or tuple of such arrays.
             deterministic: The most likely action; else one drawn from the policy.
+            action_mask: Which actions are allowed, where the observation does not say it itself:
+                `info["action_mask"]`, [choices], or [N, choices] for a batch.
 
         Returns:
             An action as the environment takes it; for a batch an array of them, or a list where the
             action space is a Dict or Tuple.
 
         Raises:
-            UsageError: The observation is not of the policy's space.
+            UsageError: The observation is not of the policy's space, or no action is allowed.
         """
-        batch, single = self._batch(observation)
+        batch, single = self._batch(self._with_mask(observation, action_mask))
+        mask = self._layout.mask_of(batch)
+        if mask is not None and not has_choice(self._actions, mask).all():
+            raise UsageError("policy.act: the action mask allows no action; there must be one")
         actions = self._actions.decode(self.act_batch(batch, deterministic))
         if single:
             return actions[0]
@@ -160,6 +167,21 @@ class Policy:
         inputs, _ = self._tensors(observation)
         with torch.inference_mode(), torch_threads(1):
             return self._module.distribution(inputs)
+
+    def _with_mask(self, observation: Any, mask: Any | None) -> Any:
+        """The observation as the policy knows it, with the mask put where it has its place."""
+        if mask is None:
+            if self._layout.mask and not (isinstance(observation, dict) and MASK in observation):
+                raise UsageError(
+                    "policy.act: this policy needs to know which actions are allowed: pass"
+                    ' action_mask=info["action_mask"], or observations with that part'
+                )
+            return observation
+        if self._layout.mask is None:
+            raise UsageError("policy.act: this policy was trained without action masks; pass none")
+        if isinstance(observation, dict):
+            return {**observation, MASK: mask}
+        return {"observation": observation, MASK: mask}
 
     def _tensors(self, observation: Any) -> tuple[Any, bool]:
         batch, single = self._batch(observation)
@@ -266,6 +288,8 @@ class Policy:
 def _check_values(leaf: Leaf, array: Array) -> None:
     """Refuses what would become another observation when stored in the leaf's dtype."""
     at = f" at {leaf.path!r}" if leaf.path else ""
+    if leaf.kind == "mask":
+        return  # 0 forbids, in whatever dtype
     if array.dtype.kind not in ("biuf" if leaf.dtype.kind == "f" else "biu"):
         raise UsageError(
             f"policy.act: the observation{at} is of dtype {array.dtype}, expected {leaf.dtype}"

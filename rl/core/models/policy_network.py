@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rl.core.data.action_range import ActionRange
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.models.actor import Actor, ActorFactory
-from rl.core.models.distributions import Categorical, Distribution, SquashedGaussian
+from rl.core.models.distributions import Categorical, Distribution, SquashedGaussian, masked_logits
 from rl.core.models.modules import Module, ObservationEncoder, TensorTree, mlp
 from rl.core.models.numpy_policy import (
     NumpyCategoricalActor,
@@ -163,24 +163,32 @@ class DeterministicPolicy(PolicyNetwork):
 
 
 class CategoricalPolicy(PolicyNetwork):
-    """A probability for each of n actions."""
+    """A probability for each of n actions; 0 for those that the observation's mask forbids."""
 
     kind = "categorical_policy"
     numpy_actor = NumpyCategoricalActor
 
+    def _mask(self, observations: TensorTree) -> Tensor | None:
+        return self.observation_layout.mask_of(observations)
+
+    def logits(self, observations: TensorTree) -> Tensor:
+        """Of every action, [..., n]."""
+        return masked_logits(self.outputs(observations), self._mask(observations))
+
     def log_probs(self, observations: TensorTree) -> Tensor:
         """Log pi of every action, [..., n]."""
-        return F.log_softmax(self.outputs(observations), -1)
+        return F.log_softmax(self.logits(observations), -1)
 
     def distribution(self, observations: TensorTree) -> Distribution:
         """Over actions, counted from 0."""
-        return Categorical(self.outputs(observations))
+        return Categorical(self.logits(observations))
 
     def act(
         self, observations: TensorTree, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = self.outputs(observations)
+        logits = self.logits(observations)
         if noise is None:
             return logits.argmax(-1), {}
-        logits = torch.where(self.warming_up > 0, torch.zeros_like(logits), logits)
+        even = masked_logits(torch.zeros_like(logits), self._mask(observations))
+        logits = torch.where(self.warming_up > 0, even, logits)
         return Categorical(logits).sample(noise.squeeze(-1)), {}

@@ -14,7 +14,7 @@ from rl.core.models.modules import Module, ObservationEncoder, TensorTree, mlp
 from rl.core.models.numpy_mlp import NumpyQActor
 from rl.core.models.spec import QNetworkSpec
 
-__all__ = ["QNetwork", "dueling_values", "epsilon_greedy"]
+__all__ = ["QNetwork", "allowed_values", "dueling_values", "epsilon_greedy"]
 
 
 def dueling_values(value: Tensor, advantages: Tensor, actions: int = -1) -> Tensor:
@@ -28,7 +28,19 @@ def dueling_values(value: Tensor, advantages: Tensor, actions: int = -1) -> Tens
     return value + advantages - advantages.mean(actions, keepdim=True)
 
 
-def epsilon_greedy(values: Tensor, epsilon: Tensor, noise: Tensor) -> Tensor:
+def allowed_values(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Values [..., A] with -inf for actions that a mask [..., A] forbids, to take the best of.
+
+    A row that forbids all, as after an episode's end, forbids nothing: its best is finite.
+    """
+    if mask is None:
+        return values
+    return values.masked_fill(~(mask | ~mask.any(-1, keepdim=True)), -torch.inf)
+
+
+def epsilon_greedy(
+    values: Tensor, epsilon: Tensor, noise: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """For each row any action with probability epsilon, else its best; [N].
 
     Args:
@@ -36,11 +48,19 @@ def epsilon_greedy(values: Tensor, epsilon: Tensor, noise: Tensor) -> Tensor:
         epsilon: Scalar.
         noise: Uniform in [0, 1), [N]. Below epsilon a row explores, and where below, says which
             action it takes: noise / epsilon is then uniform once more.
+        mask: Actions that are allowed, [N, A]; None: all.
     """
-    count = values.shape[-1]
     share = noise / epsilon
-    anything = (share * count).clamp(max=count - 1).long()
-    return torch.where(share < 1, anything, values.argmax(-1))
+    best = allowed_values(values, mask).argmax(-1)
+    if mask is None:
+        last = values.shape[-1] - 1
+        anything = (share * (last + 1)).clamp(max=last).long()
+    else:
+        count = mask.sum(-1)
+        nth = (share * count).minimum(count - 1).long()
+        found = (mask.cumsum(-1) <= nth.unsqueeze(-1)).sum(-1)
+        anything = found.clamp(max=values.shape[-1] - 1)  # where nothing is allowed
+    return torch.where(share < 1, anything, best)
 
 
 class QNetwork(Module):
@@ -79,7 +99,7 @@ class QNetwork(Module):
         self.register_buffer("support", atoms, persistent=False)
 
     def q_values(self, observations: TensorTree) -> Tensor:
-        """Q of every action, [..., A]."""
+        """Q of every action, [..., A], also of those that a mask forbids."""
         if self.spec.num_atoms > 1:
             return self.expected(self.logits(observations).softmax(-1))
         hidden = self.torso(self.encoder(observations))
@@ -104,10 +124,14 @@ class QNetwork(Module):
     def act(
         self, observations: TensorTree, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        values = self.q_values(observations)
+        values, mask = self.q_values(observations), self.observation_layout.mask_of(observations)
         if noise is None:
-            return values.argmax(-1), {}
-        return epsilon_greedy(values, self.epsilon, noise.squeeze(-1)), {}
+            return allowed_values(values, mask).argmax(-1), {}
+        return epsilon_greedy(values, self.epsilon, noise.squeeze(-1), mask), {}
+
+    def allowed(self, values: Tensor, observations: TensorTree) -> Tensor:
+        """Values [..., A] of these observations, -inf where their mask forbids the action."""
+        return allowed_values(values, self.observation_layout.mask_of(observations))
 
     def observe(self, observations: TensorTree) -> None:
         self.encoder.observe(observations)
