@@ -35,6 +35,8 @@ ONE = np.float32(1)
 def ppo_obstacles(module: ActorCritic) -> Iterator[str]:
     """Yields what of a run has no form here."""
     yield from network_obstacles(module, ActorCritic)
+    if module.observation_layout.mask is not None:
+        yield "action masks"
 
 
 class ScoredSteps(Protocol):
