@@ -7,7 +7,6 @@ everything else here is called, and calls nothing back.
 from __future__ import annotations
 
 import math
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,8 +17,8 @@ from typing import Any, Generic, Self
 import gymnasium
 
 from rl.algorithms import snapshot
+from rl.algorithms.engines import make_env_runners, make_runtime
 from rl.algorithms.registry import read_config
-from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.learner_group import LearnerGroup
@@ -28,13 +27,11 @@ from rl.core.models.torch_actor import actor_factory
 from rl.core.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.episodes import EpisodeWindow
-from rl.core.runtime import Runtime
 from rl.env_runners.environments import EnvironmentFactory, describe_env
 from rl.env_runners.evaluation import Evaluation, evaluate_policy
-from rl.env_runners.group import EnvRunnerGroup
 from rl.errors import CheckpointError, UsageError
 
-__all__ = ["Algorithm", "TrainResult", "choose_engine"]
+__all__ = ["Algorithm", "TrainResult"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,8 @@ class Algorithm(ABC, Generic[ConfigT]):
         self.iteration = 0
         self.window = EpisodeWindow(config.metrics.window)
         self.learners = LearnerGroup(self.make_learner, config.learners.threads)
-        self.runtime = Runtime(choose_engine(config))
-        self.env_runners = EnvRunnerGroup(
+        self.runtime = make_runtime(config)
+        self.env_runners = make_env_runners(
             self.runtime, config, actor_factory(self.learners.module), self.spaces
         )
         self.publish_weights()
@@ -355,11 +352,3 @@ class Algorithm(ABC, Generic[ConfigT]):
             metrics=metrics,
             episodes=tuple(self._episodes),
         )
-
-
-def choose_engine(config: AlgorithmConfig) -> str:
-    """The engine asked for; `auto` takes processes where runners can work side by side."""
-    if config.runtime.engine != "auto":
-        return config.runtime.engine
-    cores = len(os.sched_getaffinity(0))
-    return "process" if config.env_runners.num > 1 and cores > 1 else "inline"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from rl.configs.base import FrozenDict, Settings, config, section_update
 from rl.configs.describe import Words
+from rl.errors import Problem
 
 if TYPE_CHECKING:
     from rl.algorithms.algorithm import Algorithm
@@ -51,6 +52,13 @@ def _frozen(value: Mapping[str, Any]) -> FrozenDict:
     return FrozenDict(_plain(value))
 
 
+def _as_text(value: object) -> object:
+    """Numbers are what a file or a flag makes of `1`; a variable of a process is always text."""
+    if not isinstance(value, Mapping):
+        return value
+    return {k: str(v) if type(v) in (int, float) else v for k, v in value.items()}
+
+
 Positive = Annotated[float, Field(gt=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -60,6 +68,17 @@ Environment = Annotated[
     Words("an environment's id (`CartPole-v1`, `my_package.envs:Maze-v0`) or a callable"),
 ]
 Table = Annotated[Mapping[str, Any], AfterValidator(_frozen)]
+Variables = Annotated[
+    Mapping[str, str],
+    BeforeValidator(_as_text),
+    AfterValidator(_frozen),
+    Words("a table of names and texts"),
+]
+Amounts = Annotated[
+    Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+    AfterValidator(_frozen),
+    Words("a table of names and numbers of 0 or more"),
+]
 Device = Annotated[
     str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Words("auto, cpu, cuda or cuda:N")
 ]
@@ -73,9 +92,18 @@ class EnvRunnersConfig(Settings):
     """Runners; each steps its own environments with its own copy of the policy."""
     envs_per_runner: AtLeastOne = 8
     """Environments of each runner (B), stepped together as one batch."""
+    min: NotNegative = 0
+    """Processes that suffice to go on, while others are missing: their runners are sampled by those
+    that are there, and the result is the same. 0: every runner has a process of its own, and is
+    waited for."""
     step_timeout: Positive = 300.0
     """Seconds without a step after which a runner's process is taken for hung and made anew; not
     used inline."""
+
+    def problems(self) -> Iterator[Problem]:
+        """There is at most one process for each runner."""
+        if self.min > self.num:
+            yield Problem("min", f"is {self.min}, but env_runners.num is {self.num}")
 
 
 @config
@@ -96,11 +124,41 @@ class LearnersConfig(Settings):
 class RuntimeConfig(Settings):
     """Where the parts of a run live. Changing the engine never changes the result."""
 
-    engine: Literal["auto", "inline", "process"] = "auto"
-    """inline: everything in this process; process: a worker process for each runner; auto: process
-    where there are several runners and cores. The result is the same, to the bit."""
+    engine: Literal["auto", "inline", "process", "ray"] = "auto"
+    """inline: everything in this process; process: a worker process for each runner; ray: the same
+    on a Ray cluster; auto: process where there are several runners and cores. The result is the
+    same, to the bit."""
     max_restarts: NotNegative = 10
     """How often within ten minutes a runner whose process dies is made anew; not used inline."""
+    runner_resources: Amounts = FrozenDict()
+    """What each runner reserves, {cpu: 1, gpu: 0.1, name: 1}; empty: cpu: 1 on a cluster, nothing
+    on this machine."""
+    address: str | None = None
+    """Ray cluster to join, auto or host:port; none: a Ray of this machine, for this run."""
+    namespace: str | None = None
+    """Ray namespace of the run's actors; none: one of its own."""
+    working_dir: str | None = None
+    """Directory that Ray copies to every node, for the environment's code; none: nothing."""
+    env_vars: Variables = FrozenDict()
+    """Environment variables of every Ray worker, {MUJOCO_GL: egl}."""
+    placement: Literal["spread", "strict_spread", "pack", "strict_pack"] = "spread"
+    """Of the runners on a cluster: over its nodes, or on few; strict: so, or not at all."""
+    placement_timeout: Positive = 30.0
+    """Seconds a cluster may take to find room for the runners, as where an autoscaler has to start
+    machines; then the run ends with an error."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Only Ray has a use for some of the settings."""
+        if self.engine == "ray":
+            return
+        for name in RAY_ONLY:
+            if getattr(self, name) != getattr(type(self)(), name):
+                yield Problem(
+                    name, f"the engine {self.engine} makes no use of it; write runtime.engine ray"
+                )
+
+
+RAY_ONLY = ("address", "namespace", "working_dir", "env_vars", "placement", "placement_timeout")
 
 
 @config
@@ -191,6 +249,18 @@ class AlgorithmConfig(Settings):
     with_checkpoints = section_update("checkpoints", CheckpointsConfig)
     with_metrics = section_update("metrics", MetricsConfig)
 
+    def problems(self) -> Iterator[Problem]:
+        """What does not fit together, whatever the algorithm."""
+        elastic = self.env_runners.min > 0
+        if elastic and self.runtime.engine == "inline":
+            yield Problem("env_runners.min", "inline there are no processes that could be missing")
+        if elastic and self.runtime.placement.startswith("strict"):
+            yield Problem(
+                "env_runners.min",
+                f"runtime.placement {self.runtime.placement} holds for all runners or for none;"
+                " write spread or pack",
+            )
+
     @property
     def env_id(self) -> str:
         """The environment's printable name; for a callable, where it was defined."""
@@ -198,6 +268,12 @@ class AlgorithmConfig(Settings):
             return self.env
         owner = self.env if hasattr(self.env, "__qualname__") else type(self.env)
         return f"{owner.__module__}.{owner.__qualname__}"
+
+    @property
+    def runner_resources(self) -> Mapping[str, float]:
+        """What each runner reserves."""
+        on_cluster = self.runtime.address is not None
+        return self.runtime.runner_resources or ({"cpu": 1.0} if on_cluster else {})
 
     @property
     def num_environments(self) -> int:

@@ -20,7 +20,7 @@ from rl.env_runners.environments import EnvironmentFactory
 from rl.env_runners.runner_state import RunnerState
 from rl.errors import ActorDied, ActorError, EnvironmentFault, RLError, RuntimeFault
 
-__all__ = ["EnvRunnerGroup"]
+__all__ = ["EnvRunnerGroup", "modules_of", "result_of"]
 
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ class EnvRunnerGroup:
             config: Of the run.
             make_actor: Makes each one's copy of the policy.
             spaces: Of the environment, as `describe_env` found them.
+
+        Raises:
+            ResourcesUnavailable: There is no room for them.
         """
         environments = EnvironmentFactory.of(config, spaces)
         self._runtime = runtime
@@ -50,6 +53,9 @@ class EnvRunnerGroup:
         self._weights: ObjectRef[Weights] | None = None
         self._states = [RunnerState()] * config.env_runners.num
         self._discarded = self._restored = 0
+        places = runtime.place(
+            [config.runner_resources] * config.env_runners.num, config.runtime.placement
+        )
         self._runners: list[ActorHandle[EnvRunner]] = [
             runtime.spawn(
                 functools.partial(
@@ -62,9 +68,10 @@ class EnvRunnerGroup:
                     index,
                 ),
                 name=f"runner-{index}",
+                place=places[index],
                 max_restarts=config.runtime.max_restarts,
                 step_timeout=config.env_runners.step_timeout,
-                preload=_modules_of(make_actor),
+                preload=modules_of(make_actor),
             )
             for index in range(config.env_runners.num)
         ]
@@ -99,7 +106,7 @@ class EnvRunnerGroup:
         attempts = 0
         while True:
             try:
-                rollout: Rollout = _result(future)
+                rollout: Rollout = result_of(future)
                 break
             except (ActorDied, OutOfStep) as error:
                 attempts += 1
@@ -109,7 +116,7 @@ class EnvRunnerGroup:
                 restored = self._runners[index].call(EnvRunner.set_state, self._states[index])
                 future = self._ask(index, num_steps)
         if restored is not None:
-            lost = _result(restored)
+            lost = result_of(restored)
             self._discarded += lost
             self._restored += self._states[index].steps - lost
         return rollout
@@ -129,7 +136,7 @@ class EnvRunnerGroup:
             runner.call(EnvRunner.set_state, state)
             for runner, state in zip(self._runners, states, strict=True)
         ]
-        lost: int = sum(_result(call) for call in calls)
+        lost: int = sum(result_of(call) for call in calls)
         self._states = list(states)
         self._discarded += lost
         return lost
@@ -149,13 +156,13 @@ class EnvRunnerGroup:
         try:
             for future in [runner.call(EnvRunner.close) for runner in runners]:
                 with contextlib.suppress(RuntimeFault):  # what is dead has nothing left to close
-                    _result(future)
+                    result_of(future)
         finally:
             for runner in runners:
                 runner.kill()
 
 
-def _modules_of(make_actor: ActorFactory) -> tuple[str, ...]:
+def modules_of(make_actor: ActorFactory) -> tuple[str, ...]:
     """What a worker should have imported before it starts, so that it starts in milliseconds.
 
     The policy decides whether torch is among it: one that acts in numpy lives without.
@@ -164,7 +171,7 @@ def _modules_of(make_actor: ActorFactory) -> tuple[str, ...]:
     return (__name__.rpartition(".")[0] + ".env_runner", target.__module__)
 
 
-def _result(future: Future[Any]) -> Any:
+def result_of(future: Future[Any]) -> Any:
     """The result; an error of ours comes out as itself, with what the environment raised."""
     try:
         return future.result()

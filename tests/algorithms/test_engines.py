@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rl.algorithms.algorithm import choose_engine
+from rl.algorithms.engines import choose_engine
 from rl.algorithms.ppo import PPO, PPOConfig
 from rl.errors import EnvironmentFault, RestartsExhausted
 from rl.testing.algorithms import weights_of

@@ -11,7 +11,7 @@ import pytest
 import rl
 
 ROOT = Path(__file__).parents[2]
-ALGORITHM_PARTS = {"__init__", "algorithm", "registry", "snapshot", "training"}
+ALGORITHM_PARTS = {"engines", "__init__", "algorithm", "registry", "snapshot", "training"}
 LIGHT = [
     "rl",
     "rl.cli.main",

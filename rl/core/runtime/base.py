@@ -13,26 +13,32 @@ whoever writes, copies.
 from __future__ import annotations
 
 import functools
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
-from rl.errors import UsageError
+from rl.core.runtime.engines import check_timeout, make_engine
+from rl.errors import ResourcesUnavailable, UsageError
 
-__all__ = ["ActorHandle", "ActorSpec", "Engine", "Future", "ObjectRef", "Runtime"]
+__all__ = [
+    "STRATEGIES",
+    "ActorHandle",
+    "ActorSpec",
+    "Engine",
+    "Future",
+    "ObjectRef",
+    "Place",
+    "Runtime",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
-ENGINES = {
-    "inline": "rl.core.runtime.inline:InlineEngine",
-    "process": "rl.core.runtime.process:ProcessEngine",
-}
-"""Import path of each engine; imported when asked for: `inline` never loads a transport."""
+STRATEGIES = ("spread", "strict_spread", "pack", "strict_pack")
+"""Of placing: on different nodes or on the same one; as far as can be, or strictly."""
 
 
 class ObjectRef(ABC, Generic[R_co]):
@@ -104,6 +110,14 @@ class ActorHandle(ABC, Generic[T]):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Room for one actor, from `Runtime.place`; its engine finds it by the key."""
+
+    resources: Mapping[str, float]
+    key: object = None
+
+
+@dataclass(frozen=True)
 class ActorSpec(Generic[T]):
     """Everything needed to make an actor, once or again."""
 
@@ -116,6 +130,7 @@ class ActorSpec(Generic[T]):
     environment: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] | None = None
     step_timeout: float | None = None
+    place: Place | None = None
 
     @property
     def class_name(self) -> str:
@@ -130,6 +145,7 @@ class Engine(ABC):
     """What one engine has to do; `Runtime` is the face. Subclass it to bring your own."""
 
     name: str
+    options: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def spawn(self, spec: ActorSpec[T]) -> ActorHandle[T]:
@@ -144,6 +160,17 @@ class Engine(ABC):
     @abstractmethod
     def put(self, value: R) -> ObjectRef[R]:
         """Keeps a value."""
+
+    def place(
+        self, requests: Sequence[Mapping[str, float]], strategy: str, reserve: bool
+    ) -> list[Place]:
+        """Finds room for several actors; on one machine they are side by side, come what may."""
+        if strategy == "strict_spread" and len(requests) > 1:
+            raise ResourcesUnavailable(
+                f"{len(requests)} actors shall have a machine each, and the engine {self.name!r} "
+                "has one. Use the engine `ray` on a cluster, or `spread`."
+            )
+        return [Place(dict(request)) for request in requests]
 
     @abstractmethod
     def block(self, until: Callable[[], bool], timeout: float | None) -> bool:
@@ -163,35 +190,58 @@ class Runtime:
         *,
         resources: Mapping[str, float] | None = None,
         step_timeout: float | None = None,
+        **options: Any,
     ) -> None:
         """Starts the engine.
 
         Args:
-            engine: `inline`, `process`, or an `Engine` of your own, made with settings of its own.
+            engine: `inline`, `process`, `ray`, or an `Engine` made with settings of its own.
             resources: What the machine has to give, `{"gpu": 2}`; the number of cores as `cpu`
                 unless told.
             step_timeout: Seconds after which an actor that makes no progress in a call is killed
                 and replaced; None waits for ever. `spawn` can set another for one actor. `inline`
                 has no second process that could interrupt a call, and ignores it.
+            **options: Of the engine; docs/cluster.md lists those of `ray`.
 
         Raises:
-            UsageError: There is no such engine, a number is out of range, or settings were given
-                beside an engine that is made already.
+            UsageError: There is no such engine or option, a number is out of range, or settings
+                were given beside an engine that is made already.
         """
         if isinstance(engine, str):
-            self._engine = _make_engine(engine, resources or {}, step_timeout)
-        elif resources is None and step_timeout is None:
+            self._engine = make_engine(engine, resources or {}, step_timeout, options)
+        elif resources is None and step_timeout is None and not options:
             self._engine = engine
         else:
             raise UsageError(
-                f"Runtime({type(engine).__name__}(...)): resources and step_timeout have no effect "
-                "on an engine that is made already. Give them to the engine."
+                f"Runtime({type(engine).__name__}(...)): settings have no effect on an engine that "
+                "is made already. Give them to the engine."
             )
 
     @property
     def engine(self) -> str:
-        """Name of the engine: `inline`, `process`."""
+        """Name of the engine."""
         return self._engine.name
+
+    def place(
+        self,
+        requests: Sequence[Mapping[str, float]],
+        strategy: str = "spread",
+        reserve: bool = True,
+    ) -> list[Place]:
+        """Finds room for several actors at once; `spawn(place=...)` puts one into each.
+
+        Args:
+            requests: What each takes, `{"cpu": 1}`.
+            strategy: `spread` over the nodes or `pack` on few, as far as can be; or `strict_...`.
+            reserve: Now, and for all; otherwise each actor waits for room, however long.
+
+        Raises:
+            ResourcesUnavailable: The nodes there are have no such room.
+            UsageError: There is no such strategy.
+        """
+        if strategy not in STRATEGIES:
+            raise UsageError(f"place: strategy {strategy!r} is none of {', '.join(STRATEGIES)}.")
+        return self._engine.place(requests, strategy, reserve)
 
     def spawn(
         self,
@@ -204,6 +254,7 @@ class Runtime:
         environment: Mapping[str, str] | None = None,
         preload: Sequence[str] | None = None,
         step_timeout: float | None = None,
+        place: Place | None = None,
         **kwargs: Any,
     ) -> ActorHandle[T]:
         """Makes an actor; an error of its constructor arrives with the first call.
@@ -221,23 +272,27 @@ class Runtime:
             preload: Modules its process has imported before it starts; by default `("torch",)` if
                 the module of the class uses torch.
             step_timeout: In place of the runtime's.
+            place: Where it is put; it takes the resources of that place.
             **kwargs: Of the constructor; one that is called like an option here goes through
                 `functools.partial`.
         """
-        _check_timeout(step_timeout)
+        check_timeout(step_timeout)
         if max_restarts < 0:
             raise UsageError(f"spawn: max_restarts is {max_restarts}; it must be 0 or more.")
+        if place is not None and resources is not None:
+            raise UsageError("spawn: a place has its resources; give one of the two.")
         return self._engine.spawn(
             ActorSpec(
                 actor_class=actor_class,
                 args=args,
                 kwargs=kwargs,
                 name=name,
-                resources=dict(resources or {}),
+                resources=dict((place.resources if place else resources) or {}),
                 max_restarts=max_restarts,
                 environment=dict(environment or {}),
                 preload=None if preload is None else tuple(preload),
                 step_timeout=step_timeout,
+                place=place,
             )
         )
 
@@ -300,7 +355,7 @@ class Runtime:
 
 
 class _DoneCounter:
-    """Counts done futures, asking each only until it is done: long lists stay cheap."""
+    """Asks each future only until it is done: long lists stay cheap."""
 
     def __init__(self, futures: Sequence[Future[Any]]) -> None:
         self._pending = list(futures)
@@ -311,22 +366,3 @@ class _DoneCounter:
         self._done += len(self._pending) - len(still)
         self._pending = still
         return self._done >= number
-
-
-def _make_engine(name: str, resources: Mapping[str, float], step_timeout: float | None) -> Engine:
-    if name not in ENGINES:
-        raise UsageError(
-            f"runtime engine {name!r} does not exist. Use one of: {', '.join(sorted(ENGINES))}."
-        )
-    _check_timeout(step_timeout)
-    module, _, attribute = ENGINES[name].partition(":")
-    engine_class = getattr(importlib.import_module(module), attribute)
-    engine: Engine = engine_class(resources=resources, step_timeout=step_timeout)
-    return engine
-
-
-def _check_timeout(step_timeout: float | None) -> None:
-    if step_timeout is not None and not step_timeout > 0:
-        raise UsageError(
-            f"step_timeout is {step_timeout}; it must be a number of seconds above 0, or None."
-        )

@@ -10,6 +10,7 @@ import mmap
 import os
 import threading
 import time
+from typing import Protocol
 
 from rl.core.runtime.segments import create_memory
 
@@ -73,10 +74,16 @@ def _full_fence() -> None:
         pass
 
 
-_mine: list[Board] = []
+class NotesProgress(Protocol):
+    """Whatever wants to know that a call is getting on."""
+
+    def note_progress(self) -> None: ...
 
 
-def use_board(board: Board) -> None:
+_mine: list[NotesProgress] = []
+
+
+def use_board(board: NotesProgress) -> None:
     """Makes `board` the one that `note_progress` writes to in this process."""
     _mine[:] = [board]
 

@@ -11,7 +11,7 @@ from rl.core.runtime.events import Call
 from rl.core.runtime.failures import actor_error, call_timeout, remote_cause, unknown_method
 from rl.core.runtime.memory import NOTHING, Payload
 from rl.core.runtime.wire import Outcome
-from rl.errors import NotSerializable, UsageError
+from rl.errors import NotSerializable, RuntimeFault, UsageError
 
 __all__ = ["CallFuture", "CallHost", "RemoteCall", "StoredObject", "split_arguments"]
 
@@ -217,6 +217,8 @@ class CallFuture(Future[R_co]):
                     self._value = payload.open()
                 else:
                     self._error = _error_of(self.call, outcome, payload)
+            except RuntimeFault as error:  # it was lost with the machine it lay on
+                self._error = error
             except Exception as error:
                 self._error = NotSerializable(
                     f"actor {self.call.actor!r}: the result of {self.call.method!r} cannot be read "

@@ -1,8 +1,6 @@
 """Carries out what supervisors decide: starts and kills workers, sends and receives messages.
 
-Everything here runs under the reactor's lock. Events are handled one after the other: what an
-instruction brings about (a result that another call waited for) is queued behind it, so the order
-of sends is that of calls.
+Everything here runs under the reactor's lock; see `Conductor` for the order of events.
 """
 
 from __future__ import annotations
@@ -11,36 +9,29 @@ import logging
 import shutil
 import signal
 import sys
-import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import zmq
 
 from rl.core.runtime.actors import Actor, Worker
 from rl.core.runtime.calls import CallFuture, RemoteCall, StoredObject
+from rl.core.runtime.conductor import Conductor, construction_error
 from rl.core.runtime.directories import SOCKET_NAME, current_directory, socket_directory
 from rl.core.runtime.events import (
     Answered,
     Construct,
     Constructed,
     ConstructionFailed,
-    Deliver,
     DumpStacks,
-    Event,
-    Fail,
     KillWorker,
-    Over,
     Send,
     StartWorker,
     Tick,
-    Warn,
     WorkerGone,
     WorkerUp,
 )
 from rl.core.runtime.exits import Exit, describe_status, out_of_memory_kills
-from rl.core.runtime.failures import CONSTRUCTOR, actor_error, remote_cause
 from rl.core.runtime.forkserver import DUMP_SIGNAL, Birth
 from rl.core.runtime.launcher import Launcher
 from rl.core.runtime.memory import NOTHING, Payload, SegmentBook
@@ -58,95 +49,45 @@ output_logger = logging.getLogger("rl.workers")
 ANSWER, CALL, CALLS = Kind.ANSWER.value, Kind.CALL.value, Kind.CALLS.value
 
 
-class Dispatcher:
+class Dispatcher(Conductor[Actor]):
     """The sockets, processes and books of one runtime."""
 
     def __init__(self, on_over: Callable[[Actor], object]) -> None:
+        super().__init__(on_over)
         self.book = SegmentBook()
-        self.actors: dict[str, Actor] = {}
         self.workers: dict[int, Worker] = {}
         self.stopping = False
         """Whether a worker that is to end is asked to, rather than killed."""
         self.stale = 0
-        self._on_over = on_over
         self._born = 0
         self._closed = False
         self._by_identity: dict[bytes, Worker] = {}
         self._launchers: dict[tuple[str, ...], Launcher] = {}
         self._owing: set[Worker] = set()
         """Who has something to say: is not made yet, or has calls to answer."""
-        self._events: deque[tuple[Actor, Event]] = deque()
-        self._handling = False
         self._outbound: dict[Worker, list[tuple[Any, ...]]] = {}
         self._memory_kills = out_of_memory_kills()
         self._directory = socket_directory()
         self._address = f"ipc://{self._directory}/{SOCKET_NAME}"
         self._router = Router(self._address)
-        self._execute: dict[type, Callable[[Actor, Any], None]] = {
+        with_workers: dict[type, Callable[[Actor, Any], None]] = {
             Construct: self._construct,
-            Deliver: self._deliver,
             DumpStacks: self._dump_stacks,
-            Fail: self._fail,
             KillWorker: self._kill_worker,
-            Over: self._over,
             Send: self._send_call,
             StartWorker: self._start_worker,
-            Warn: self._warn,
         }
+        self._execute |= with_workers
         self.reactor = Reactor(self._tick, before_sleep=self.catch_up)
         self.reactor.register(self._router.fd, self._receive_now)
 
     # Events
-
-    def tell(self, actor: Actor, event: Event) -> None:
-        """Lets an actor's supervisor decide about an event, and does what it says."""
-        self._events.append((actor, event))
-        self._handle_events()
-
-    def _handle_events(self) -> None:
-        if self._handling:
-            return
-        self._handling = True
-        try:
-            while self._events:
-                about, happened = self._events.popleft()
-                for instruction in about.supervisor.handle(happened, time.monotonic()):
-                    self._execute[type(instruction)](about, instruction)
-        finally:
-            self._handling = False
-            self._flush()
 
     def _flush(self) -> None:
         """Sends the calls that have gathered, those for one worker in one message."""
         while self._outbound:
             worker, calls = self._outbound.popitem()
             self._send(worker, calls[0] if len(calls) == 1 else (CALLS, calls))
-
-    def await_sources(
-        self,
-        sources: list[tuple[int | str, CallFuture[Any] | StoredObject[Any]]],
-        then: Callable[[], object],
-        otherwise: Callable[[BaseException], object],
-    ) -> None:
-        """Calls `then()` once all results are here, `otherwise(error)` for each that failed."""
-        missing = [0]
-
-        def arrived(source: CallFuture[Any]) -> None:
-            if source.payload is None:
-                error = source.exception()
-                assert error is not None
-                otherwise(error)
-                return
-            missing[0] -= 1
-            if missing[0] == 0:
-                then()
-
-        futures = [source for _, source in sources if isinstance(source, CallFuture)]
-        missing[0] = len(futures)
-        if not futures:
-            then()
-        for future in futures:
-            future.when_finished(arrived)
 
     def _tick(self, now: float) -> bool:
         self.receive()
@@ -171,7 +112,7 @@ class Dispatcher:
             worker = Worker(self._born, actor, self.book)
         except (OSError, RuntimeFault) as error:
             reason = Exit(f"it could not be started ({error})")
-            self._events.append((actor, WorkerGone(instruction.incarnation, reason)))
+            self._happened(actor, WorkerGone(instruction.incarnation, reason))
             return
         actor.worker = worker
         self.workers[worker.number] = worker
@@ -213,15 +154,6 @@ class Dispatcher:
         else:
             self._outbound[worker] = [message]
 
-    def _deliver(self, _: Actor, instruction: Deliver) -> None:
-        assert isinstance(instruction.call, RemoteCall)
-        outcome, payload = cast("tuple[Outcome, Payload]", instruction.answer)
-        instruction.call.settle(outcome, payload)
-
-    def _fail(self, _: Actor, instruction: Fail) -> None:
-        assert isinstance(instruction.call, RemoteCall)
-        instruction.call.fail(instruction.error)
-
     def _dump_stacks(self, actor: Actor, _: DumpStacks) -> None:
         self._signal(actor, DUMP_SIGNAL)
 
@@ -231,13 +163,6 @@ class Dispatcher:
             self._send(worker, (Kind.STOP.value,))
         else:
             self._signal(actor, signal.SIGKILL)
-
-    def _warn(self, _: Actor, instruction: Warn) -> None:
-        logger.warning("%s", instruction.text)
-
-    def _over(self, actor: Actor, _: Over) -> None:
-        self.actors.pop(actor.name, None)
-        self._on_over(actor)
 
     def _signal(self, actor: Actor, number: int) -> None:
         if actor.worker is not None:
@@ -333,13 +258,9 @@ class Dispatcher:
             self._owing.discard(worker)
             payload = self._take_in(worker, blob, released, retired)
             event = ConstructionFailed(
-                worker.incarnation, key, lambda: _construction_error(actor.name, payload)
+                worker.incarnation, key, lambda: construction_error(actor.name, payload)
             )
             self._happened(actor, event)
-
-    def _happened(self, actor: Actor, event: Event) -> None:
-        """As `tell`, but handled only when every message has been read."""
-        self._events.append((actor, event))
 
     def _answer(self, worker: Worker, message: tuple[Any, ...]) -> tuple[Outcome, Payload]:
         if len(message) == 2:
@@ -390,10 +311,3 @@ class Dispatcher:
 
 
 ANSWERED_NOTHING = (Outcome.RETURNED, NOTHING)
-
-
-def _construction_error(name: str, payload: Payload) -> RuntimeFault:
-    original, kind, message, text = payload.open()
-    error = actor_error(name, CONSTRUCTOR, kind, message)
-    error.__cause__ = remote_cause(original, text)
-    return error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rl.errors import ResourcesUnavailable, UsageError
 
-__all__ = ["ResourceLedger", "available_cpus"]
+__all__ = ["ResourceLedger", "available_cpus", "check_amounts"]
 
 SLACK = 1e-9
 """Sums of fractions such as 0.1 + 0.2 may miss the total by rounding."""
@@ -25,12 +25,12 @@ class ResourceLedger:
 
     def __init__(self, resources: Mapping[str, float]) -> None:
         self.total: dict[str, float] = {"cpu": float(available_cpus()), **resources}
-        _check_amounts(self.total, "Runtime(resources=...)")
+        check_amounts(self.total, "Runtime(resources=...)")
         self._lent: dict[str, float] = dict.fromkeys(self.total, 0.0)
 
     def check(self, request: Mapping[str, float], actor: str) -> None:
         """Raises `ResourcesUnavailable` for a request that can never be met."""
-        _check_amounts(request, f"actor {actor!r}")
+        check_amounts(request, f"actor {actor!r}")
         lacking = [
             f"{amount:g} {name}, but there are {self.total.get(name, 0.0):g}"
             for name, amount in request.items()
@@ -67,7 +67,8 @@ class ResourceLedger:
         return self.total[name] - self._lent[name]
 
 
-def _check_amounts(amounts: Mapping[str, float], where: str) -> None:
+def check_amounts(amounts: Mapping[str, float], where: str) -> None:
+    """Raises `UsageError` for an amount that makes no sense."""
     for name, amount in amounts.items():
         if not (amount >= 0 and amount < float("inf")):
             raise UsageError(

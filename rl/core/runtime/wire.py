@@ -23,6 +23,8 @@ from rl.errors import NotSerializable
 __all__ = [
     "Blob",
     "Kind",
+    "describe_error",
+    "dump",
     "find_unpicklable",
     "pack",
     "pack_error",
@@ -88,12 +90,10 @@ def pack(value: object, take: Callable[[int], Segment]) -> Blob:
     """Pickles `value`, a large one into a segment from `take(size)`. Raises what pickle raises."""
     if value is None:
         return NOTHING
-    buffers: list[pickle.PickleBuffer] = []
-    dumps = pickle.dumps if _is_plain(value) else cloudpickle.dumps
-    body = dumps(value, protocol=5, buffer_callback=buffers.append)
+    body, buffers = dump(value)
     if not buffers and len(body) <= INLINE_BYTES:
         return body, ()
-    raws: list[bytes | memoryview] = [body, *(buffer.raw() for buffer in buffers)]
+    raws: list[bytes | memoryview] = [body, *buffers]
     if sum(memoryview(raw).nbytes for raw in raws) <= INLINE_BYTES:
         return body, tuple(bytes(raw) for raw in raws[1:])
     spans: list[tuple[int, int]] = []
@@ -107,6 +107,14 @@ def pack(value: object, take: Callable[[int], Segment]) -> Blob:
         for raw, (start, length) in zip(raws, spans, strict=True):
             memory[start : start + length] = raw
     return segment.id, tuple(spans)
+
+
+def dump(value: object) -> tuple[bytes, list[memoryview]]:
+    """Pickles `value`, its arrays out of band and not copied. Raises what pickle raises."""
+    buffers: list[pickle.PickleBuffer] = []
+    dumps = pickle.dumps if _is_plain(value) else cloudpickle.dumps
+    body = dumps(value, protocol=5, buffer_callback=buffers.append)
+    return body, [buffer.raw() for buffer in buffers]
 
 
 def _is_plain(value: object) -> bool:
@@ -159,7 +167,12 @@ def find_unpicklable(
 
 
 def pack_error(error: BaseException, take: Callable[[int], Segment]) -> Blob:
-    """Packs (original or None, its type, its message, its traceback as text).
+    """Packs what `describe_error` says."""
+    return pack(describe_error(error), take)
+
+
+def describe_error(error: BaseException) -> tuple[BaseException | None, str, str, str]:
+    """(original or None, its type, its message, its traceback as text).
 
     The original is None when its class does not survive the journey: many exceptions cannot be made
     again from their `args`.
@@ -170,4 +183,4 @@ def pack_error(error: BaseException, take: Callable[[int], Segment]) -> Blob:
         pickle.loads(cloudpickle.dumps(original))
     except Exception:
         original = None
-    return pack((original, type(error).__name__, str(error), text), take)
+    return original, type(error).__name__, str(error), text

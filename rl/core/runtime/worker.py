@@ -24,7 +24,7 @@ from rl.core.runtime.board import Board, use_board
 from rl.core.runtime.segments import Bytes, Segment, SegmentPool, view_of
 from rl.core.runtime.wire import NOTHING, Blob, Kind, Outcome, pack, pack_error, segment_in, unpack
 
-__all__ = ["ANNOUNCEMENT", "WorkerPlace", "identity_of", "run_worker"]
+__all__ = ["ANNOUNCEMENT", "WorkerPlace", "enter", "identity_of", "key_of", "run_worker"]
 
 ANSWER, CALL, CALLS = Kind.ANSWER.value, Kind.CALL.value, Kind.CALLS.value
 ANNOUNCEMENT = struct.Struct("=QQ")
@@ -117,12 +117,12 @@ class _Worker:
     ) -> None:
         self._name = name
         try:
-            _enter(*where)
+            enter(*where)
             actor_class = self._unpack(maker)
             args, kwargs = self._arguments(arguments, extras)
             self._actor = actor_class(*args, **kwargs)
         except Exception as error:
-            key = _key_of(error)
+            key = key_of(error)
             blob = pack_error(error, self._pool.take)
             del error
             self._send_with((Kind.CONSTRUCTION_FAILED.value, key), blob)
@@ -240,7 +240,7 @@ class _Worker:
         self._socket.send(pickle.dumps(message, protocol=5))
 
 
-def _enter(directory: str, path: list[str]) -> None:
+def enter(directory: str, path: list[str]) -> None:
     """Looks for modules where the driver does."""
     known = set(sys.path)
     sys.path.extend(entry for entry in path if entry not in known)
@@ -248,7 +248,7 @@ def _enter(directory: str, path: list[str]) -> None:
         os.chdir(directory)
 
 
-def _key_of(error: BaseException) -> str:
+def key_of(error: BaseException) -> str:
     """What tells one failure from another: its type and the line that raised it."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:

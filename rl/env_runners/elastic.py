@@ -1,0 +1,305 @@
+"""Elastic collection: the processes come and go, what is computed stays.
+
+`env_runners.num` runners are always sampled, each with its own seed and its own state; only where
+varies. Each of up to `num` processes hosts some of them: one each when all processes are there,
+more when nodes are missing. A runner whose host dies, or that moves to a new one, is brought to
+where it stood by playing its unfinished episodes again. So the rollouts, and the weights, are those
+of a run on one machine, to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rl.configs.algorithm_config import AlgorithmConfig
+from rl.core.data.rollout import Rollout
+from rl.core.data.spaces import Spaces
+from rl.core.data.weights import Weights
+from rl.core.models.actor import ActorFactory
+from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime
+from rl.env_runners.env_runner import EnvRunner, OutOfStep
+from rl.env_runners.environments import EnvironmentFactory
+from rl.env_runners.group import modules_of, result_of
+from rl.env_runners.runner_state import RunnerState
+from rl.errors import ActorDied, ResourcesUnavailable, RestartsExhausted, RuntimeFault
+
+__all__ = ["ElasticEnvRunnerGroup", "RunnerHost"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+"""Between two looks at whether a process has come."""
+
+
+class RunnerHost:
+    """Some of the runners of a run, in one process."""
+
+    def __init__(self, make_runner: Callable[[int], EnvRunner]) -> None:
+        """Holds none yet; `make_runner(index)` makes one."""
+        self._make_runner = make_runner
+        self._runners: dict[int, EnvRunner] = {}
+
+    def ready(self) -> None:
+        """Answers as soon as the process is there."""
+
+    def take(self, index: int, state: RunnerState) -> int:
+        """Makes a runner and brings it to where it stood. Returns how many steps were lost."""
+        self.drop(index)
+        runner = self._runners[index] = self._make_runner(index)
+        return runner.set_state(state)
+
+    def sample(self, index: int, num_steps: int, weights: Weights, fragment: int) -> Rollout:
+        """See `EnvRunner.sample`."""
+        if index not in self._runners:  # it was taken by this process's predecessor
+            raise OutOfStep(f"runner {index} is not here any more")
+        return self._runners[index].sample(num_steps, weights, fragment)
+
+    def drop(self, index: int) -> None:
+        """Closes a runner that lives elsewhere from now on."""
+        runner = self._runners.pop(index, None)
+        if runner is not None:
+            runner.close()
+
+    def close(self) -> None:
+        """Closes every runner."""
+        for index in list(self._runners):
+            self.drop(index)
+
+
+class _Host:
+    """A process as the group keeps it."""
+
+    def __init__(self, handle: ActorHandle[RunnerHost]) -> None:
+        self.handle = handle
+        self.coming: Future[None] | None = handle.call(RunnerHost.ready)
+        self.lost = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has answered since it was made or made anew."""
+        if self.coming is not None and not self.lost and self.coming.done():
+            try:
+                self.coming.result()
+                self.coming = None
+            except (RestartsExhausted, ResourcesUnavailable) as error:
+                logger.warning("%s The run goes on without it.", error)
+                self.lost = True
+            except ActorDied:
+                self.died()
+        return self.coming is None
+
+    def died(self) -> None:
+        """Its process is gone; its runtime makes another as soon as there is room."""
+        self.coming = self.handle.call(RunnerHost.ready)
+
+
+class ElasticEnvRunnerGroup:
+    """As `EnvRunnerGroup`, on however many processes there are, `env_runners.min` at least."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: AlgorithmConfig,
+        make_actor: ActorFactory,
+        spaces: Spaces | None = None,
+    ) -> None:
+        """As of `EnvRunnerGroup`. Asks for `env_runners.num` processes, and waits for none."""
+        environments = EnvironmentFactory.of(config, spaces)
+        self._runtime = runtime
+        self._least = config.env_runners.min
+        self._patience = config.runtime.placement_timeout
+        self._attempts = config.runtime.max_restarts * config.env_runners.num
+        self._weights: ObjectRef[Weights] | None = None
+        self._states = [RunnerState()] * config.env_runners.num
+        self._owners: list[_Host | None] = [None] * config.env_runners.num
+        self._taken: dict[int, Future[int]] = {}
+        """By runner, what its new host says of it; until its next rollout is here."""
+        self._discarded = self._restored = 0
+        make_runner = functools.partial(
+            _make_runner,
+            environments,
+            config.env_runners.envs_per_runner,
+            make_actor,
+            config.seed,
+        )
+        places = runtime.place(
+            [config.runner_resources] * config.env_runners.num,
+            config.runtime.placement,
+            reserve=False,
+        )
+        self._hosts = [
+            _Host(
+                runtime.spawn(
+                    RunnerHost,
+                    make_runner,
+                    name=f"host-{number}",
+                    place=place,
+                    max_restarts=config.runtime.max_restarts,
+                    step_timeout=config.env_runners.step_timeout,
+                    preload=modules_of(make_actor),
+                )
+            )
+            for number, place in enumerate(places)
+        ]
+
+    def sample(self, num_steps: int) -> list[Rollout]:
+        """A fragment of `num_steps` steps per environment from each runner, in their order.
+
+        Raises:
+            EnvironmentFault: An environment raised or broke its contract.
+            ResourcesUnavailable: Fewer processes than `env_runners.min` were there for longer than
+                `runtime.placement_timeout`.
+            RestartsExhausted: A runner's fragment was lost more often than it may.
+        """
+        self._settle()
+        asked = [self._ask(index, num_steps) for index in range(len(self._states))]
+        rollouts = []
+        for index, future in enumerate(asked):
+            rollout = self._answer(index, future, num_steps)
+            self._states[index] = self._states[index].after(rollout)
+            rollouts.append(rollout)
+        return rollouts
+
+    def _settle(self) -> None:
+        """Waits for enough processes, and deals the runners out evenly; as few as can be move."""
+        alive = self._await_enough()
+        shares = _shares(self._owners, alive)
+        for index, owner in enumerate(self._owners):
+            if owner is not None and shares.get(owner, 0) > 0:
+                shares[owner] -= 1
+                continue
+            if owner in alive:
+                assert owner is not None
+                owner.handle.call(RunnerHost.drop, index)
+            self._owners[index] = None
+        free = [host for host, share in shares.items() for _ in range(share)]
+        for index, owner in enumerate(self._owners):
+            if owner is None:
+                self._give(index, free.pop(0))
+
+    def _give(self, index: int, host: _Host) -> None:
+        """The host makes the runner and brings it to where it stands."""
+        self._owners[index] = host
+        self._taken[index] = host.handle.call(RunnerHost.take, index, self._states[index])
+
+    def _ask(self, index: int, num_steps: int) -> Future[Rollout]:
+        owner, weights = self._owners[index], self._weights
+        assert owner is not None
+        asked: Any = weights  # a reference: the runner receives the weights themselves
+        return owner.handle.call(
+            RunnerHost.sample, index, num_steps, asked, self._states[index].fragment
+        )
+
+    def _answer(self, index: int, future: Future[Rollout], num_steps: int) -> Rollout:
+        """The rollout, sampled again elsewhere as often as its process dies."""
+        attempts = 0
+        while True:
+            try:
+                self._count(index)
+                rollout: Rollout = result_of(future)
+                break
+            except (ActorDied, RestartsExhausted, OutOfStep) as error:
+                attempts += 1
+                if attempts > self._attempts:
+                    raise
+                logger.warning("%s A fragment of runner %d is sampled again.", error, index)
+                owner = self._owners[index]
+                assert owner is not None
+                if not isinstance(error, OutOfStep) and owner.coming is None:
+                    owner.died()
+                alive = self._await_enough()
+                load = Counter(self._owners)
+                self._give(index, min(alive, key=lambda host: load[host]))
+                future = self._ask(index, num_steps)
+        return rollout
+
+    def _count(self, index: int) -> None:
+        taken = self._taken.pop(index, None)
+        if taken is not None:
+            lost: int = result_of(taken)
+            self._discarded += lost
+            self._restored += self._states[index].steps - lost
+
+    def _await_enough(self) -> list[_Host]:
+        deadline = time.monotonic() + self._patience
+        told = False
+        while True:
+            alive = [host for host in self._hosts if host.alive]
+            if len(alive) >= self._least:
+                return alive
+            if time.monotonic() > deadline or all(host.lost for host in self._hosts):
+                raise ResourcesUnavailable(
+                    f"env_runners.min is {self._least}, and after {self._patience:g} s there are "
+                    f"{len(alive)} processes for the runners. Add nodes, ask for less, or raise "
+                    "runtime.placement_timeout."
+                )
+            if not told:
+                told = True
+                logger.warning("waiting for processes: %d of %d", len(alive), self._least)
+            coming = [host.coming for host in self._hosts if host.coming and not host.lost]
+            self._runtime.wait(coming, timeout=LOOK_S)
+
+    def set_weights(self, weights: Weights) -> None:
+        """What every runner acts with from its next fragment on; it travels with the request."""
+        self._weights = self._runtime.put(weights)
+
+    @property
+    def states(self) -> list[RunnerState]:
+        """Where each runner stands."""
+        return list(self._states)
+
+    def set_states(self, states: Sequence[RunnerState]) -> int:
+        """Takes every runner back to where it stood; returns how many steps were lost."""
+        before = self._discarded
+        self._states = list(states)
+        for index in range(len(self._owners)):
+            self._owners[index] = None
+        self._settle()
+        for index in range(len(self._states)):
+            self._count(index)
+        return self._discarded - before
+
+    def health(self) -> dict[str, float]:
+        """The `sampler/` metrics."""
+        return {
+            "sampler/alive": float(sum(host.alive for host in self._hosts)),
+            "sampler/restarts": float(sum(host.handle.restarts for host in self._hosts)),
+            "sampler/restored_steps": float(self._restored),
+            "sampler/discarded_steps": float(self._discarded),
+        }
+
+    def close(self) -> None:
+        """Closes the environments and ends the processes. A second call does nothing."""
+        hosts, self._hosts = self._hosts, []
+        try:
+            alive = [host for host in hosts if host.alive]
+            for future in [host.handle.call(RunnerHost.close) for host in alive]:
+                with contextlib.suppress(RuntimeFault):  # what is dead has nothing left to close
+                    result_of(future)
+        finally:
+            for host in hosts:
+                host.handle.kill()
+
+
+def _shares(owners: Sequence[_Host | None], alive: Sequence[_Host]) -> dict[_Host, int]:
+    """How many runners each process hosts: as even as can be, those with more now have more."""
+    load = Counter(owner for owner in owners if owner is not None)
+    quota, extra = divmod(len(owners), len(alive))
+    ranked = sorted(alive, key=lambda host: -load[host])  # stable: the earlier first
+    return {host: quota + (place < extra) for place, host in enumerate(ranked)}
+
+
+def _make_runner(
+    environments: EnvironmentFactory,
+    num_environments: int,
+    make_actor: ActorFactory,
+    seed: int,
+    index: int,
+) -> EnvRunner:
+    return EnvRunner(environments, environments.name, num_environments, make_actor, seed, index)
