@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, Self
 
 import gymnasium
+import numpy as np
 
 from rl.algorithms import snapshot
 from rl.algorithms.engines import make_env_runners, make_runtime
@@ -118,9 +119,9 @@ class Algorithm(ABC, Generic[ConfigT]):
         began = time.perf_counter()
         rollouts = self.env_runners.sample(length)
         self._seconds["sample"] += time.perf_counter() - began
-        before = self.env_steps
+        taken = self.env_steps + np.sum([rollout.steps_by_row for rollout in rollouts], axis=0)
         ended = [
-            (before + (episode.step + 1) * self.config.num_environments, episode)
+            (int(taken[episode.step]), episode)
             for rollout in rollouts
             for episode in rollout.episodes
         ]
@@ -210,7 +211,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         """
         return evaluate_policy(
             self.policy,
-            EnvironmentFactory.of(self.config, self.spaces),
+            EnvironmentFactory.of(self.config, self.spaces).for_evaluation(),
             self.config.evaluation.num_episodes if num_episodes is None else num_episodes,
             self.config.seed if seed is None else seed,
             env_steps=self.env_steps,

@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
 
     evaluation = evaluate_policy(
         Policy.load(directory),
-        EnvironmentFactory.of(config, describe_env(config)),
+        EnvironmentFactory.of(config, describe_env(config)).for_evaluation(),
         episodes,
         seed,
         deterministic="stochastic" not in line.values,

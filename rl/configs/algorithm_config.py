@@ -96,6 +96,9 @@ class EnvRunnersConfig(Settings):
     """Processes that suffice to go on, while others are missing: their runners are sampled by those
     that are there, and the result is the same. 0: every runner has a process of its own, and is
     waited for."""
+    vectorization: Literal["auto", "native", "single"] = "auto"
+    """native: one vector environment, by the environment's own vector code; single: one after the
+    other, each restorable to the bit; auto: native for Atari and what is only there vectorised."""
     step_timeout: Positive = 300.0
     """Seconds without a step after which a runner's process is taken for hung and made anew; not
     used inline."""

@@ -8,22 +8,22 @@ and talks to nobody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 
 from rl.core.data.rollout import Rollout
-from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Tree, tree_map
 from rl.core.data.weights import Weights
 from rl.core.models.actor import ActorFactory, draw_noise
 from rl.core.models.blas import BlasThreads
 from rl.core.seeding import NoiseStream
-from rl.env_runners.fragment import Fragment, arrays_of
-from rl.env_runners.lane import Lane
+from rl.env_runners.environments import EnvironmentFactory
+from rl.env_runners.lanes import Lanes
+from rl.env_runners.native import NativeEnvironments
 from rl.env_runners.runner_state import RunnerState
-from rl.errors import EnvironmentFault, RuntimeFault, UsageError
+from rl.errors import RuntimeFault
 
 __all__ = ["EnvRunner", "OutOfStep"]
 
@@ -49,7 +49,8 @@ class EnvRunner:
         """Makes the environments and the actor; nothing is reset before the first `sample`.
 
         Args:
-            make_environment: Called B times; each call makes a new environment.
+            make_environment: Called B times, each call makes a new environment; or asked once for
+                all B together, where it says that it makes them so.
             name: What messages call the environment.
             num_environments: B.
             make_actor: Makes the copy of the policy.
@@ -60,19 +61,13 @@ class EnvRunner:
             UsageError: `make_environment` gave the same object twice.
             EnvironmentFault: A constructor raised.
         """
-        environments = [make_environment() for _ in range(num_environments)]
-        if len({id(env.unwrapped) for env in environments}) < num_environments:
-            raise UsageError(
-                f"env {name}: the callable returned the same environment twice; every call must"
-                " make a new one, or steps of one would overwrite another's"
-            )
+        self._environments: Lanes | NativeEnvironments
+        if isinstance(make_environment, EnvironmentFactory) and make_environment.native:
+            vector = make_environment.vector(num_environments)
+            self._environments = NativeEnvironments(vector, name, seed, index)
+        else:
+            self._environments = Lanes(make_environment, name, num_environments, seed, index)
         self._index = index
-        self._layout = ObservationLayout(environments[0].observation_space)
-        self._actions = ActionLayout(environments[0].action_space)
-        self._lanes = [
-            Lane(env, name, (seed, index, place), self._layout, self._actions)
-            for place, env in enumerate(environments)
-        ]
         self._actor = make_actor()
         self._noise = NoiseStream(seed, index)
         self._weights_version = 0
@@ -111,51 +106,31 @@ class EnvRunner:
         if weights is not None and weights.version != self._weights_version:
             self.set_weights(weights)
         if self._current is None:
-            self._current = self._start()
+            self._current = self._environments.start(self._fragment)
         with self._blas.limited(1):
-            noise = draw_noise(
-                self._actions, self._noise.fragment(self._fragment), num_steps, len(self._lanes)
-            )
-            layouts = (self._layout, self._actions)
-            rows = Fragment(self._lanes, self._actor, layouts, noise, self._current)
+            worlds = self._environments
+            generator = self._noise.fragment(self._fragment)
+            noise = draw_noise(worlds.actions, generator, num_steps, worlds.width)
+            rows = worlds.rows(self._actor, noise, self._current)
             rollout = rows.run(self._began, self._index, self._fragment, self._weights_version)
         self._current = tree_map(lambda leaf: leaf[-1].copy(), rollout.observations)
         self._fragment += 1
         return rollout
 
-    def _start(self) -> Tree:
-        # One after the other: environments may share the array they answer in.
-        return self._side_by_side(lane.reset() for lane in self._lanes)
-
-    def _side_by_side(self, leaves: Iterable[list[Any]]) -> Tree:
-        rows = self._layout.allocate(len(self._lanes))
-        for b, values in enumerate(leaves):
-            for row, value in zip(arrays_of(rows), values, strict=True):
-                row[b] = value
-        return rows
-
     def set_state(self, state: RunnerState) -> int:
         """Takes up where a state left off, by playing its unfinished episodes again.
 
         Returns:
-            How many environment steps could not be restored: of environments that, replayed,
-            arrived somewhere else and so began a fresh episode.
+            How many environment steps could not be restored, because fresh episodes had to begin
+            in place of theirs.
         """
         self._fragment = state.fragment
         if not state.lanes:
             assert self._current is None, "only a fresh runner can be taken back to the beginning"
             return 0
-        restored = [lane.restore(at) for lane, at in zip(self._lanes, state.lanes, strict=True)]
-        self._current = self._side_by_side([leaves for leaves, _ in restored])
-        return sum(lost for _, lost in restored)
+        self._current, lost = self._environments.restore(state)
+        return lost
 
     def close(self) -> None:
         """Closes every environment, then raises the first fault of those that would not."""
-        faults = []
-        for lane in self._lanes:
-            try:
-                lane.close()
-            except EnvironmentFault as fault:
-                faults.append(fault)
-        if faults:
-            raise faults[0]
+        self._environments.close()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import inspect
 import re
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import error as gymnasium_error
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import (
     FrameStackObservation,
     OrderEnforcing,
@@ -25,9 +29,11 @@ from gymnasium.wrappers import (
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.masks import check_mask, with_mask
 from rl.core.data.spaces import ActionLayout, FrameStack, ObservationLayout, Spaces
-from rl.env_runners.atari import RawScore, preprocess_atari
+from rl.env_runners.atari import make_atari, make_rendered_atari
 from rl.env_runners.faults import raised
-from rl.env_runners.masks import InfoMask, tells_mask
+from rl.env_runners.masks import InfoMask, VectorInfoMask, tells_mask
+from rl.env_runners.single import SingleEnvironment
+from rl.env_runners.vectors import check_vector
 from rl.errors import RLError, UsageError
 
 __all__ = ["EnvironmentFactory", "describe_env", "known_ids", "register_env"]
@@ -84,6 +90,11 @@ class EnvironmentFactory:
     env: str | Callable[..., Environment]
     """An id of Gymnasium's registry, `module:Id`, or a callable."""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    vectorization: str = "auto"
+    """As `env_runners.vectorization`."""
+    training: bool = True
+    """False: environments that play what people call an episode, such as a whole game."""
+    render_mode: str | None = None
     mask_in_info: bool = False
     """Puts `info["action_mask"]` into the observation."""
 
@@ -98,22 +109,95 @@ class EnvironmentFactory:
         env = config.env
         target = _registered.get(env, env) if isinstance(env, str) else env
         masked = spaces is not None and spaces.mask_in_info
-        return EnvironmentFactory(target, dict(config.env_kwargs), masked)
+        return EnvironmentFactory(
+            target,
+            dict(config.env_kwargs),
+            config.env_runners.vectorization,
+            mask_in_info=masked,
+        )
+
+    def for_evaluation(self, render_mode: str | None = None) -> EnvironmentFactory:
+        """The factory of environments to evaluate in, or to look at."""
+        return replace(self, training=False, render_mode=render_mode)
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return self.env if isinstance(self.env, str) else getattr(self.env, "__qualname__", "env")
 
+    @property
+    def native(self) -> bool:
+        """Whether runners ask for B environments at once, as a vector environment.
+
+        `auto` asks for them where there are no others, and for Atari games.
+        """
+        if self.vectorization != "auto":
+            return self.vectorization == "native"
+        return self._only_vector or self._is_atari
+
+    @property
+    def _is_atari(self) -> bool:
+        return isinstance(self.env, str) and self.env.startswith("ALE/")
+
+    @property
+    def _only_vector(self) -> bool:
+        """Whether it has no form but the vectorised."""
+        if not isinstance(self.env, str):
+            return _takes(self.env, "num_envs")
+        spec = _spec_of(self.env)
+        return spec is not None and spec.entry_point is None and bool(spec.vector_entry_point)
+
     def __call__(self) -> Environment:
-        """Makes it.
+        """Makes one environment; one that is only there vectorised is played alone.
 
         Raises:
             UsageError: There is no such environment, or something it needs is not installed.
             EnvironmentFault: Its own constructor raised.
         """
+        if self.native or self._only_vector or self._is_atari:
+            if self._is_atari and self.render_mode is not None:
+                rendered: Environment = self._make(self._rendered_atari)
+                return rendered
+            if self.vectorization == "single" and self.env_kwargs.get("terminal_on_life_loss"):
+                raise UsageError(
+                    f"env {self.name}: env_kwargs terminal_on_life_loss needs games that go on"
+                    " where a life was lost, and env_runners.vectorization 'single' begins each"
+                    " episode anew; leave one of the two out"
+                )
+            return SingleEnvironment(self.vector(1))
+        env = self._make(self._single)
+        if not isinstance(env, gymnasium.Env):
+            raise UsageError(f"env {self.name}: {_not_an_environment(env)}")
+        self._note_new(env)
+        return InfoMask(env) if self.mask_in_info else env
+
+    def vector(self, num_envs: int) -> Any:
+        """Makes `num_envs` environments that are stepped together, in code of their own.
+
+        Raises:
+            UsageError: There is none of that kind, it lacks something, or it does not say how it
+                goes on where an episode ends.
+            EnvironmentFault: Its own constructor raised.
+        """
+        env = self._make(lambda: self._vector(num_envs))
+        check_vector(env, self.name, num_envs)
+        self._note_new(env)
+        return VectorInfoMask(env) if self.mask_in_info else env
+
+    def _note_new(self, env: Any) -> None:
+        """Raises when the environment was handed out before and still lives."""
+        own = getattr(env, "unwrapped", env)
+        if _made.get(id(own)) is not None:
+            raise UsageError(
+                f"env {self.name}: the callable returned the same environment twice; every call"
+                " must make a new one: training and evaluation have several, and steps of one"
+                " would overwrite another's"
+            )
+        _made[id(own)] = own
+
+    def _make(self, maker: Callable[[], Any]) -> Any:
         try:
-            env = self._make()
+            return maker()
         except RLError:
             raise
         except gymnasium_error.DependencyNotInstalled as error:
@@ -130,30 +214,79 @@ class EnvironmentFactory:
                     f"env {self.name}: env_kwargs {dict(self.env_kwargs)} do not suit it: {error}"
                 ) from error
             raise raised(f"env {self.name}", "its constructor", error) from error
-        if not isinstance(env, gymnasium.Env):
-            raise UsageError(
-                f"env {self.name}: gave a {type(env).__name__}, not a gymnasium.Env; return an"
-                " environment whose class derives from gymnasium.Env"
-            )
-        if _made.get(id(env.unwrapped)) is not None:
-            raise UsageError(
-                f"env {self.name}: the callable returned the same environment twice; every call"
-                " must make a new one: training and evaluation have several, and steps of one"
-                " would overwrite another's"
-            )
-        _made[id(env.unwrapped)] = env.unwrapped
-        return InfoMask(env) if self.mask_in_info else env
 
-    def _make(self) -> Environment:
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        """`env_kwargs`, and the render mode where one is wanted and can be said."""
+        can = isinstance(self.env, str) or _takes(self.env, "render_mode")
+        rendering = {"render_mode": self.render_mode} if self.render_mode and can else {}
+        return {**self.env_kwargs, **rendering}
+
+    def _single(self) -> Any:
+        if isinstance(self.env, str):
+            return gymnasium.make(self.env, disable_env_checker=True, **self._arguments)
+        return self.env(**self._arguments)
+
+    def _vector(self, num_envs: int) -> Any:
         if not isinstance(self.env, str):
-            return self.env(**self.env_kwargs)
-        if self.env.startswith("ALE/"):
+            if not _takes(self.env, "num_envs"):
+                raise UsageError(
+                    f"env {self.name}: env_runners.vectorization is 'native', but the callable has"
+                    " no parameter num_envs; give it one, or leave the setting out"
+                )
+            return self.env(num_envs=num_envs, **self._arguments)
+        if self._is_atari:
             _import_ale(self.env)
-            raw = gymnasium.make(
-                self.env, disable_env_checker=True, **{"frameskip": 1, **self.env_kwargs}
+            return make_atari(self.env, num_envs, self.env_kwargs, training=self.training)
+        spec = _spec_of(self.env)
+        if spec is not None and spec.vector_entry_point is None:
+            raise UsageError(
+                f"env {self.env}: env_runners.vectorization is 'native', but it is registered"
+                " without a vector_entry_point; leave the setting out"
             )
-            return preprocess_atari(RawScore(raw))
-        return gymnasium.make(self.env, disable_env_checker=True, **self.env_kwargs)
+        with warnings.catch_warnings():  # what is warned of here is refused by `check_vector`
+            warnings.filterwarnings("ignore", message=".*(?i:autoreset_?mode)")
+            return gymnasium.make_vec(
+                self.env,
+                num_envs=num_envs,
+                vectorization_mode="vector_entry_point",
+                **self._arguments,
+            )
+
+    def _rendered_atari(self) -> Environment:
+        assert isinstance(self.env, str)
+        assert self.render_mode is not None
+        _import_ale(self.env)
+        return make_rendered_atari(self.env, self.env_kwargs, self.render_mode)
+
+
+def _spec_of(env: str) -> EnvSpec | None:
+    """What is registered under an id; None: nothing, or its module cannot be imported."""
+    module, _, env_id = env.rpartition(":")
+    if module:
+        with contextlib.suppress(Exception):  # making it will tell
+            importlib.import_module(module)
+    return gymnasium.registry.get(env_id)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a callable has a parameter of this name."""
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some of C have no signature
+        return False
+
+
+def _not_an_environment(env: Any) -> str:
+    if hasattr(env, "num_envs"):
+        return (
+            f"gave the vector environment {type(env).__name__}, and was not asked how many it"
+            " should hold; give the callable a parameter num_envs"
+        )
+    return (
+        f"gave a {type(env).__name__}, not a gymnasium.Env; return an environment whose class"
+        " derives from gymnasium.Env"
+    )
 
 
 def _import_ale(env_id: str) -> None:
@@ -200,6 +333,9 @@ def frame_stack_of(env: Environment) -> FrameStack | None:
     """
     while isinstance(env, UNSEEING):
         env = env.env
+    if isinstance(env, SingleEnvironment):
+        told: FrameStack | None = getattr(env.vector, "stack", None)
+        return told
     if type(env) is not FrameStackObservation or env.stack_size < 2:
         return None
     paddings: dict[str, FrameStack] = {

@@ -19,6 +19,7 @@ __all__ = [
     "not_finite",
     "raised",
     "score_of",
+    "success_of",
 ]
 
 
@@ -156,6 +157,12 @@ def no_choice(where: str) -> EnvironmentFault:
         f"{where}: the action mask allows no action, and the episode goes on; allow one, or end it"
         " with the step before"
     )
+
+
+def success_of(info: dict[str, Any]) -> bool | None:
+    """What the environment says of the episode that ended; None where it says nothing."""
+    success = info.get("is_success")
+    return None if success is None else bool(success)
 
 
 def not_finite(array: Array) -> tuple[int, ...] | None:

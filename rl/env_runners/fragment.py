@@ -31,6 +31,10 @@ def arrays_of(tree: Tree) -> list[Array]:
 class Fragment:
     """T steps of B lanes. Its loop allocates little, logs nothing, talks to nobody."""
 
+    replayable = True
+    gap = 0
+    """Rows between the end of an episode and the first step of the next."""
+
     def __init__(
         self,
         lanes: Sequence[Lane],
@@ -66,8 +70,17 @@ class Fragment:
         self._final_leaves: list[list[Array]] = [[] for _ in self._leaves]
         self._episodes: list[Episode] = []
         # Row of the current episode's first step; negative when it began in an earlier fragment.
-        self._began = [-lane.steps_before for lane in lanes]
+        self._began: Any = self._first_rows()
         self._entered = tuple(self._began)
+        self._valid: Array | None = None
+
+    def _first_rows(self) -> Any:
+        return [-lane.steps_before for lane in self._lanes]
+
+    def _leave(self) -> None:
+        """Tells the environments how far their episodes have come."""
+        for b, lane in enumerate(self._lanes):
+            lane.passed(self._length - max(self._began[b], 0))
 
     def run(self, clock: float, runner: int, number: int, weights_version: int) -> Rollout:
         """Fills every row, checks and seals.
@@ -91,8 +104,7 @@ class Fragment:
             self._step(t)
             note_progress()
         self._check_finite(self._length)
-        for b, lane in enumerate(self._lanes):
-            lane.passed(self._length - max(self._began[b], 0))
+        self._leave()
         nested = self._observations
         finals = self._finals()
         return Rollout(
@@ -106,6 +118,8 @@ class Fragment:
             final_observations=(
                 dict(zip(nested, finals, strict=True)) if isinstance(nested, dict) else finals[0]
             ),
+            valid=self._valid,
+            replayable=self.replayable,
             weights_version=weights_version,
             runner=runner,
             fragment=number,
@@ -231,5 +245,8 @@ class Fragment:
     def _at(self, t: int, b: int) -> str:
         """Row t of lane b in words: which environment, which step of its episode."""
         ends = [end for end, lane in self._final_steps if lane == b and end < t]
-        began = ends[-1] + 1 if ends else self._entered[b]
-        return f"{self._lanes[b].where}, step {t + 1 - began} of its episode"
+        began = ends[-1] + 1 + self.gap if ends else self._entered[b]
+        return f"{self._where(b)}, step {t + 1 - began} of its episode"
+
+    def _where(self, b: int) -> str:
+        return self._lanes[b].where

@@ -12,7 +12,7 @@ from rl.core.data.rollout import Episode
 from rl.core.data.spaces import MASK, ActionLayout, ObservationLayout
 from rl.core.runtime import note_progress
 from rl.core.seeding import episode_seed
-from rl.env_runners.faults import check_reset, raised, score_of
+from rl.env_runners.faults import check_reset, raised, score_of, success_of
 from rl.env_runners.runner_state import LaneState
 from rl.errors import EnvironmentFault
 
@@ -93,14 +93,8 @@ class Lane:
     def finish(self, t: int, length: int, info: dict[str, Any], began: float) -> Episode:
         """The record of the episode that ended in row t of the current fragment."""
         self._check_unseen_mask(info, "step")
-        success = info.get("is_success")
-        return Episode(
-            t,
-            score_of(info, self.episode_return),
-            length,
-            time.perf_counter() - began,
-            None if success is None else bool(success),
-        )
+        seconds = time.perf_counter() - began
+        return Episode(t, score_of(info, self.episode_return), length, seconds, success_of(info))
 
     def _check_unseen_mask(self, info: Any, call: str) -> None:
         """Raises where a mask is told only now: runs begun without one would ignore it."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 
 from rl.core.data.masks import with_mask
 from rl.core.data.spaces import MASK, ActionLayout, ObservationLayout
+from rl.core.data.tree import Array
+from rl.env_runners.atari import AtariVector
 from rl.errors import EnvironmentFault, UsageError
 
-__all__ = ["InfoMask", "tells_mask"]
+__all__ = ["InfoMask", "VectorInfoMask", "tells_mask"]
 
 Environment = gymnasium.Env[Any, Any]
 
@@ -57,6 +62,74 @@ class InfoMask(gymnasium.Wrapper[Any, Any, Any, Any]):
         return {**({"observation": observation} if parts is None else parts), MASK: mask}
 
 
+class VectorInfoMask(VectorWrapper[Any, Any, Any]):
+    """The same for a vector environment: `infos["action_mask"]` [B, choices].
+
+    Environments whose episode ended, or which are not there to be stepped, may leave theirs out.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        layout = ActionLayout(env.single_action_space)
+        self._nested = isinstance(env.single_observation_space, spaces.Dict)
+        self._shape = (env.num_envs, layout.num_parameters)
+        self.single_observation_space = with_mask(env.single_observation_space, layout)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        self._over = np.zeros(env.num_envs, np.bool_)
+
+    def reset(self, **options: Any) -> Any:
+        result: Any = self.env.reset(**options)
+        if not isinstance(result, tuple) or len(result) != 2:
+            return result  # who asked will say what is wrong
+        reset_mask = (options.get("options") or {}).get("reset_mask")
+        if reset_mask is None:
+            self._over[:] = False
+            return self._join(*result, "reset"), result[1]
+        self._over = ~reset_mask
+        joined = self._join(*result, "reset")
+        self._over[:] = False
+        return joined, result[1]
+
+    def step(self, actions: Any) -> Any:
+        result: Any = self.env.step(actions)
+        if not isinstance(result, tuple | list) or len(result) != 5:
+            return result
+        observations, rewards, terminated, truncated, infos = result
+        over = np.logical_or(terminated, truncated)
+        if over.any() and "final_obs" in infos:
+            infos = {**infos, "final_obs": self._finals(infos["final_obs"], over)}
+            self._over[:] = False  # what is observed is the first of the next episode
+        else:
+            self._over = over
+        return self._join(observations, infos, "step"), rewards, terminated, truncated, infos
+
+    def _beside(self, observation: Any, mask: Any) -> dict[str, Any]:
+        parts = observation if self._nested else {"observation": observation}
+        return {**parts, MASK: mask}
+
+    def _finals(self, finals: Any, over: Array) -> Array:
+        """One observation for each environment whose episode ended, with an empty mask."""
+        joined = np.full(len(over), None, object)
+        for b in np.flatnonzero(over).tolist():
+            batch = isinstance(finals, dict)
+            final = {key: part[b] for key, part in finals.items()} if batch else finals[b]
+            joined[b] = self._beside(final, np.zeros(self._shape[1], np.int8))
+        return joined
+
+    def _join(self, observations: Any, infos: Any, method: str) -> dict[str, Any]:
+        masks = infos.get(MASK) if isinstance(infos, Mapping) else None
+        told = infos.get(f"_{MASK}") if masks is not None else np.zeros_like(self._over)
+        lacking = np.zeros_like(self._over) if told is None else ~(told | self._over)
+        if lacking.any():
+            raise EnvironmentFault(
+                f"env {self.env}: {method} returned infos without {MASK!r} for environment"
+                f" {int(np.argmax(lacking))}, where the first reset's had one; give it each time"
+            )
+        if masks is None:
+            masks = np.zeros(self._shape, np.int8)
+        return self._beside(observations, masks)
+
+
 def tells_mask(env: Environment) -> bool:
     """Resets an environment to see whether its `info` holds a mask that is not observed.
 
@@ -66,7 +139,7 @@ def tells_mask(env: Environment) -> bool:
     actions, observations = env.action_space, ObservationLayout(env.observation_space)
     if observations.mask is not None or not ActionLayout(actions).categorical:
         return False
-    if hasattr(env.unwrapped, "ale"):
+    if isinstance(getattr(env.unwrapped, "vector", None), AtariVector):
         return False  # a reset loads the game, and none has masks
     try:
         result: Any = env.reset(seed=0)

@@ -27,13 +27,14 @@ class LaneState:
     """Number of the episode, from 0."""
     steps: int
     """Steps taken in it."""
-    pieces: tuple[Array, ...] | None  # of its actions as stored, each [n, *act]; None: too many
+    # Of its actions as stored, each [n, *act]; None: too many, or not what brings it back.
+    pieces: tuple[Array, ...] | None
     observation: tuple[Array, ...]
     """Leaves of the observation it has come to."""
 
     @property
     def actions(self) -> Array | None:
-        """All its actions [steps, *act]; None where there were too many to keep."""
+        """All its actions [steps, *act]; None where they are not kept."""
         return None if self.pieces is None else np.concatenate(self.pieces)
 
 
@@ -64,18 +65,24 @@ class RunnerState:
         return RunnerState(
             rollout.fragment + 1,
             tuple(
-                _advanced(lane, rollout.actions[:, b], ends[b], tuple(leaf[b] for leaf in last))
+                _advanced(lane, rollout, b, ends[b], tuple(leaf[b] for leaf in last))
                 for b, lane in enumerate(lanes)
             ),
         )
 
 
 def _advanced(
-    lane: LaneState, actions: Array, ends: list[int], observation: tuple[Array, ...]
+    lane: LaneState, rollout: Rollout, b: int, ends: list[int], observation: tuple[Array, ...]
 ) -> LaneState:
-    taken = actions[ends[-1] + 1 :] if ends else actions
+    since = ends[-1] + 1 if ends else 0
+    taken = rollout.actions[since:, b]
+    new = len(taken)
+    if rollout.valid is not None:
+        new = int(np.count_nonzero(rollout.valid[since:, b]))
+    steps = new if ends else lane.steps + new
     pieces = () if ends else lane.pieces
-    steps = len(taken) if ends else lane.steps + len(taken)
+    if not rollout.replayable:
+        pieces = None
     if pieces is not None:
         pieces = (*pieces, taken.copy()) if steps <= LONGEST_HISTORY else None
     return LaneState(lane.episode + len(ends), steps, pieces, observation)

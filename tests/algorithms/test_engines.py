@@ -20,6 +20,8 @@ from rl.errors import EnvironmentFault, RestartsExhausted
 from rl.testing.algorithms import weights_of
 from rl.testing.probe_envs import MatchObservation, WrongSuccessor
 
+NATIVE = {"vectorization": "native"}
+
 
 def _config(env: Any, engine: str, **settings: Any) -> PPOConfig:
     return PPOConfig(
@@ -52,6 +54,7 @@ def _learnt(config: PPOConfig, meanwhile: Callable[[PPO], None] | None = None) -
         ("Pendulum-v1", {"normalize_observations": True, "normalize_rewards": True}),
         (MatchObservation, {}),
         (WrongSuccessor, {"activation": "relu"}),
+        ("CartPole-v1", {"env_runners": {"num": 2, "envs_per_runner": 4, **NATIVE}}),
     ],
 )
 def test_processes_give_the_same_bits_as_inline(env: Any, settings: dict[str, Any]) -> None:
@@ -70,6 +73,25 @@ def test_an_environment_of_the_script_at_hand_travels_to_the_workers() -> None:
 
     inline = _learnt(_config(Local, "inline"))
     assert _learnt(_config(Local, "process")) == inline
+
+
+def test_a_native_vector_environment_counts_its_steps_and_says_what_a_kill_cost() -> None:
+    runners = {"num": 2, "envs_per_runner": 4, **NATIVE}
+    with PPO(_config("CartPole-v1", "process", env_runners=runners)) as ppo:
+        first = ppo.train()
+        assert 200 < first.env_steps < 256  # 32 rows of 8, but for those that are resets
+        for _ in range(3):
+            result = ppo.train()
+        assert [at for at, _ in result.episodes] == sorted(at for at, _ in result.episodes)
+        assert all(ppo.env_steps >= at > ppo.env_steps - 256 for at, _ in result.episodes)
+        assert result.metrics["sampler/discarded_steps"] == 0
+        unfinished = ppo.env_runners.states[0].steps
+        pid = ppo.env_runners._runners[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        result = ppo.train()
+        assert result.metrics["sampler/discarded_steps"] == unfinished > 0
+        assert result.metrics["sampler/restored_steps"] == 0
 
 
 def _killer(ppo: PPO, kills: int, rhythm: tuple[float, float]) -> threading.Thread:

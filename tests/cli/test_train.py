@@ -47,6 +47,8 @@ BAD = {
     "--seed": "--seed: needs a value",
     "--env no_such_module:Maze-v0": "no_such_module",
     "--algo discrete_only:DiscreteConfig --env Pendulum-v1": "can act in discrete only",
+    "--env undeclared:Undeclared-v0": "declares the autoreset mode 'odd', which is none",
+    "--env Acrobot-v1 --env-runners.vectorization native": "without a vector_entry_point",
     "--algo broken:Config": "broken raised ValueError: my wall",
     "--run-dir typo.yaml/below": "typo.yaml/below",
     "--run-dir taken": "nothing is ever overwritten",
@@ -65,6 +67,13 @@ def test_bad_input_ends_with_code_2_and_one_message_and_writes_nothing(
         "from rl.configs import PPOConfig, config\n"
         "@config\nclass DiscreteConfig(PPOConfig):\n"
         "    supported_actions = frozenset({'discrete'})\n"
+    )
+    (tmp_path / "undeclared.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv\n"
+        "class Odd(CartPoleVectorEnv):\n"
+        "    metadata = {'autoreset_mode': 'odd'}\n"
+        "gymnasium.register('Undeclared-v0', vector_entry_point=Odd)\n"
     )
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "something").touch()

@@ -9,6 +9,8 @@ from gymnasium import spaces
 from rl.core.data.tree import Array, Tree, first_leaf
 from rl.core.data.weights import Weights
 from rl.env_runners.env_runner import EnvRunner, MakeEnvironment
+from rl.env_runners.lane import Lane
+from rl.env_runners.lanes import Lanes
 
 NUM_ACTIONS = 3
 
@@ -62,3 +64,10 @@ def make_runner(
     make_environment: MakeEnvironment, width: int = 3, seed: int = 4, index: int = 2
 ) -> EnvRunner:
     return EnvRunner(make_environment, "Probe-v0", width, Scripted, seed, index)
+
+
+def lanes_of(runner: EnvRunner) -> list[Lane]:
+    """The single environments of a runner."""
+    environments = runner._environments
+    assert isinstance(environments, Lanes)
+    return environments._lanes

@@ -6,7 +6,7 @@ import pytest
 import rl.env_runners.runner_state
 from rl.env_runners.runner_state import RunnerState
 from rl.errors import EnvironmentFault
-from tests.env_runners.helpers import Counting, make_runner
+from tests.env_runners.helpers import Counting, lanes_of, make_runner
 
 
 class Forgetful(Counting):
@@ -35,7 +35,7 @@ def test_what_cannot_be_restored_starts_afresh_and_is_counted() -> None:
     lost = steps_in_progress(state)
     assert sum(lost) > 0
     assert other.set_state(state) == sum(lost)
-    for lane, before in zip(other._lanes, state.lanes, strict=True):
+    for lane, before in zip(lanes_of(other), state.lanes, strict=True):
         assert lane.episode == before.episode + 1  # the next one, with a seed of its own
         assert lane.steps_before == 0
         assert lane.episode_return == 0
@@ -65,7 +65,7 @@ def test_a_replayed_episode_that_ends_early_is_lost_and_not_stepped_on(length: i
     state = RunnerState().after(runner.sample(length))
     other = make_runner(Shortened, 1)
     assert other.set_state(state) == length
-    assert other._lanes[0].episode == 1
+    assert lanes_of(other)[0].episode == 1
 
 
 def test_an_environment_that_raises_while_replayed_is_at_fault() -> None:
@@ -118,7 +118,7 @@ def test_an_episode_too_long_to_replay_is_not_remembered(monkeypatch: pytest.Mon
     assert state.lanes[0].actions is None
     other = make_runner(Endless, 1)
     assert other.set_state(state) == 11
-    assert other._lanes[0].episode == 1
+    assert lanes_of(other)[0].episode == 1
 
 
 def test_the_state_of_a_lane_is_what_was_done_since_its_reset() -> None:

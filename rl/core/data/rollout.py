@@ -46,7 +46,10 @@ class Rollout:
     extras: dict[str, Array]  # what the algorithm asked for, each [T, B, ...]
     final_steps: Array  # [K, 2] int64, (t, b) where an episode ended
     final_observations: Tree  # [K, *obs], the observation it really ended on
-    valid: Array | None = None  # [T, B] bool; None means every row is a step
+    # [T, B] bool; None means every row is a step. A row that is none leads from the observation an
+    # episode ended on to the first of the next: nothing may be learnt or carried over it.
+    valid: Array | None = None
+    replayable: bool = True  # whether seeds and actions bring its episodes back
     weights_version: int = 0
     runner: int = 0
     fragment: int = 0
@@ -66,6 +69,14 @@ class Rollout:
     def num_steps(self) -> int:
         """Environment steps in it; dummy rows are none."""
         return int(self.rewards.size if self.valid is None else np.count_nonzero(self.valid))
+
+    @property
+    def steps_by_row(self) -> Array:
+        """Environment steps up to and including each row, all environments together, [T] int64."""
+        if self.valid is None:
+            return np.arange(1, self.length + 1) * self.num_environments
+        counts: Array = np.cumsum(np.count_nonzero(self.valid, axis=1))
+        return counts
 
     def next_observations(self) -> Tree:
         """The true successor of every step, [T, B, *obs]: the final observation where one ended."""
@@ -104,6 +115,7 @@ class Rollout:
             final_steps=np.concatenate(shifted),
             final_observations=concatenate_trees([r.final_observations for r in rollouts], axis=0),
             valid=np.concatenate([_validity(r) for r in rollouts], axis=1) if masked else None,
+            replayable=all(r.replayable for r in rollouts),
             weights_version=min(r.weights_version for r in rollouts),
             runner=first.runner,
             fragment=first.fragment,
@@ -119,6 +131,10 @@ class Rollout:
         ends = np.argwhere(self.terminated | self.truncated)
         assert np.array_equal(ends, self.final_steps[np.lexsort(self.final_steps.T[::-1])])
         assert first_leaf(self.final_observations).shape[0] == len(ends)
+        if self.valid is not None:
+            assert self.valid.shape == (time, width)
+            assert self.valid[ends[:, 0], ends[:, 1]].all(), "only a step ends an episode"
+            assert not self.rewards[~self.valid].any(), "only a step is rewarded"
 
 
 def _validity(rollout: Rollout) -> Array:
