@@ -8,6 +8,7 @@ let go or is reaped.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import defaultdict, deque
 from typing import Any
@@ -138,7 +139,9 @@ class SegmentBook:
             if segment_id not in partner.known:
                 segment = payload.ref.segment
                 announcement = ANNOUNCEMENT.pack(segment_id, segment.size)
-                socket.send_fds(partner.lane, [announcement], [segment.fd])
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    # Its launcher tells of the dead, and what was sent to them is sent again.
+                    socket.send_fds(partner.lane, [announcement], [segment.fd])
                 partner.known.add(segment_id)
             partner.loans[segment_id].append(payload.ref)
         return payload.blob
