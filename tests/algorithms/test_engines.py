@@ -99,14 +99,14 @@ def _killer(ppo: PPO, kills: int, rhythm: tuple[float, float]) -> threading.Thre
     chance = random.Random(7)
 
     def kill() -> None:
-        done = 0
-        while done < kills and ppo.env_runners._runners:
+        killed: set[int] = set()
+        while len(killed) < kills and ppo.env_runners._runners:
             time.sleep(chance.uniform(*rhythm))
             runners = ppo.env_runners._runners
             pid = runners[chance.randrange(len(runners))].pid if runners else None
-            if pid is not None:
+            if pid is not None and pid not in killed:  # its death may not have been noticed yet
                 os.kill(pid, signal.SIGKILL)
-                done += 1
+                killed.add(pid)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
