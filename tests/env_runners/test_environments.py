@@ -239,5 +239,5 @@ def test_what_may_be_no_stack_any_more_is_kept_whole() -> None:
 def test_atari_frames_are_kept_one_by_one() -> None:
     pytest.importorskip("ale_py")
     spaces_of = describe_env(PPOConfig(env="ALE/Pong-v5"))
-    assert spaces_of.stack == FrameStack(4, "first")
+    assert spaces_of.stack == FrameStack(4, "zero")
     assert spaces_of.observation.shape == (4, 84, 84)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rl.configs.dqn import DQNConfig
 from rl.configs.ppo import PPOConfig
@@ -156,3 +157,23 @@ def test_checking_finds_a_mask_that_allows_nothing() -> None:
         check_env(Stuck)
     with pytest.raises(EnvironmentFault, match=r"need \(5,\)"):
         check_env(Short)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_masks_of_vector_environments_are_kept_to_in_every_mode(mode: AutoresetMode) -> None:
+    def vector(make: Any) -> Any:
+        return lambda num_envs: SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
+
+    inside, told = sampled(vector(MaskedChoice), 64), sampled(vector(INFO), 64)
+    assert np.array_equal(inside.actions, told.actions)
+    assert len(inside.final_steps) > 3
+    steps = np.ones_like(inside.terminated) if inside.valid is None else inside.valid
+    for one, other in (("state", "observation"), ("action_mask", "action_mask")):
+        first, second = inside.observations[one], told.observations[other]
+        assert np.array_equal(first[:-1][steps], second[:-1][steps])
+    chosen = np.take_along_axis(told.observations["action_mask"][:-1], told.actions[..., None], -1)
+    assert chosen[steps].all()
+    with pytest.raises(EnvironmentFault, match="action mask allows no action"):
+        sampled(vector(Stuck))
+    with pytest.raises(EnvironmentFault, match="step returned infos without 'action_mask' for env"):
+        sampled(vector(partial(Forgetful, ("reset", "end"))))
