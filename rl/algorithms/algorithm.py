@@ -78,6 +78,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             self.runtime, config, actor_factory(self.learners.module), self.spaces
         )
         self.publish_weights()
+        self._memory = snapshot.Memory()
         self._budget: int | None = None
         self._steps_at_start = 0
         self._episodes: list[tuple[int, Episode]] = []
@@ -254,7 +255,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             self.config,
             self.policy,
             self.learners.get_state(),
-            self.learners.get_memory(),
+            self._memory.files(self.learners),
             self.env_runners.states,
             {
                 "env_steps": self.env_steps,
@@ -277,7 +278,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             counters: Any = checkpoint.json("counters.json")
             self.learners.use_engine(str(checkpoint.meta.get("learning_engine", "")))
             self.learners.set_state(snapshot.learner_state(checkpoint))
-            self.learners.set_memory(snapshot.memory_state(checkpoint))
+            self._memory.restore(checkpoint, self.learners)
             lost = self.env_runners.set_states(snapshot.runner_states(checkpoint))
             self.env_steps = int(counters["env_steps"])
             self.iteration = int(counters["iteration"])

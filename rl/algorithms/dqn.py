@@ -12,7 +12,7 @@ environments, M transitions of a batch, A actions, N atoms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from rl.algorithms.algorithm import Algorithm
 from rl.configs.dqn import DQNConfig
+from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
-from rl.core.data.tree import Array
 from rl.core.learning.analytic_dqn import AnalyticDQN, dqn_obstacles
 from rl.core.learning.distributional import cross_entropy, divergence, project
 from rl.core.learning.experience import Experience, ReplayBatch
@@ -89,10 +89,10 @@ class DQNLearner(Learner[DQNConfig]):
         own = {"target": self.target_parameters, "credit": self.experience.credit}
         return super().extra_state() | own
 
-    def get_memory(self) -> dict[str, Array]:
-        return self.experience.replay.get_state()
+    def get_memory(self, known: Collection[str] = ()) -> Parts:
+        return self.experience.replay.get_state(known)
 
-    def set_memory(self, memory: dict[str, Array]) -> None:
+    def set_memory(self, memory: Mapping[str, Part]) -> None:
         self.experience.replay.set_state(memory)
 
     def exploration_rate(self, env_steps: int) -> float:

@@ -13,7 +13,7 @@ the critics.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import gymnasium
 import torch
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from rl.algorithms.algorithm import Algorithm
 from rl.configs.sac import SACConfig
+from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
-from rl.core.data.tree import Array
 from rl.core.learning.experience import Experience, ReplayBatch
 from rl.core.learning.flat import FlatParameters, become_views, frozen_copy
 from rl.core.learning.learner import Averages, Learner, Metrics
@@ -116,10 +116,10 @@ class SACLearner(Learner[SACConfig]):
         own = {"target": self.target_parameters, "credit": self.experience.credit}
         return super().extra_state() | own
 
-    def get_memory(self) -> dict[str, Array]:
-        return self.experience.replay.get_state()
+    def get_memory(self, known: Collection[str] = ()) -> Parts:
+        return self.experience.replay.get_state(known)
 
-    def set_memory(self, memory: dict[str, Array]) -> None:
+    def set_memory(self, memory: Mapping[str, Part]) -> None:
         self.experience.replay.set_state(memory)
 
     def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:

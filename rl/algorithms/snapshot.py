@@ -4,7 +4,8 @@ config.yaml                       every setting
 counters.json                     steps, iterations, the window of episodes
 policy/policy.json, weights       the module: what acts, loadable on its own
 learner.safetensors               optimizer, generator, what else learning needs
-replay.safetensors                experience that is learnt from again, where there is any
+replay/state, replay/rows_*       experience that is learnt from again, where there is any, in
+                                  blocks of rows: later checkpoints share them
 runners.json, runners.safetensors where each environment stands: its episode and the actions
 since
 """
@@ -12,7 +13,7 @@ since
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,17 +21,20 @@ import numpy as np
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.yaml_io import to_yaml
+from rl.core.data.blocks import STATE, Part
 from rl.core.data.tree import Array
+from rl.core.learning.learner_group import LearnerGroup
 from rl.core.models.policy import Policy
-from rl.core.records.checkpoint import Checkpoint
+from rl.core.records.checkpoint import Checkpoint, Content
+from rl.core.records.frozen import Frozen
 from rl.env_runners.runner_state import LaneState, RunnerState
 
-__all__ = ["files_of", "learner_state", "memory_state", "portable", "runner_states"]
+__all__ = ["Memory", "files_of", "learner_state", "portable", "runner_states"]
 
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
 POLICY_WEIGHTS = "policy/weights.safetensors"
 MODULE = "module."
-MEMORY = "replay.safetensors"
+MEMORY, ARRAYS = "replay/", ".safetensors"
 
 
 def portable(config: ConfigT) -> ConfigT:
@@ -42,7 +46,7 @@ def files_of(
     config: AlgorithmConfig,
     policy: Policy,
     learner: Mapping[str, Array],
-    memory: Mapping[str, Array],
+    memory: Mapping[str, Content],
     runners: Sequence[RunnerState],
     counters: Mapping[str, Any],
     learning_engine: str,
@@ -56,8 +60,7 @@ def files_of(
         "runners.json": _json(heads),
         "runners.safetensors": arrays,
     }
-    if memory:
-        files[MEMORY] = dict(memory)
+    files |= memory
     files |= {f"policy/{name}": content for name, content in policy.files().items()}
     forgotten = [
         f"runner {runner}, environment {b}"
@@ -115,11 +118,6 @@ def learner_state(checkpoint: Checkpoint) -> dict[str, Array]:
     }
 
 
-def memory_state(checkpoint: Checkpoint) -> dict[str, Array]:
-    """The experience kept, where there is any."""
-    return dict(checkpoint.arrays(MEMORY)) if MEMORY in checkpoint.files else {}
-
-
 def runner_states(checkpoint: Checkpoint) -> list[RunnerState]:
     """The states of the runners, in their order."""
     heads: Any = checkpoint.json("runners.json")
@@ -139,3 +137,56 @@ def runner_states(checkpoint: Checkpoint) -> list[RunnerState]:
         )
         for runner, head in enumerate(heads)
     ]
+
+
+class Memory:
+    """What a learner remembers, from checkpoint to checkpoint: blocks are written only once."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Frozen] = {}
+
+    def files(self, learners: LearnerGroup) -> dict[str, Content]:
+        """The files of a checkpoint; what earlier ones hold is not even copied."""
+        held = [name for name, block in self._blocks.items() if block.held()]
+        files: dict[str, Content] = {}
+        blocks = {}
+        for name, part in learners.get_memory(held).items():
+            if name == STATE:
+                assert part is not None
+                files[MEMORY + name + ARRAYS] = part
+            else:
+                blocks[name] = self._blocks[name] if part is None else Frozen(part)
+                files[MEMORY + name + ARRAYS] = blocks[name]
+        self._blocks = blocks
+        return files
+
+    def restore(self, checkpoint: Checkpoint, learners: LearnerGroup) -> None:
+        """Gives the learner back what it remembered, a block at a time."""
+        stored = _StoredParts(checkpoint)
+        learners.set_memory(stored)
+        self._blocks = {
+            name: checkpoint.frozen(MEMORY + name + ARRAYS) for name in stored if name != STATE
+        }
+
+
+class _StoredParts(Mapping[str, Part]):
+    """The parts in a checkpoint, each read when it is asked for."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._names = [
+            name.removeprefix(MEMORY).removesuffix(ARRAYS)
+            for name in checkpoint.files
+            if name.startswith(MEMORY)
+        ]
+
+    def __getitem__(self, name: str) -> Part:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._checkpoint.arrays(MEMORY + name + ARRAYS)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

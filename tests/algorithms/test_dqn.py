@@ -239,7 +239,7 @@ def test_a_checkpoint_without_its_replay_is_refused(tmp_path: Path) -> None:
     with DQN(DQNConfig(**QUICK)) as dqn:
         dqn.train()
         checkpoint = read_checkpoint(dqn.save(tmp_path / "checkpoint"))
-        del checkpoint.files["replay.safetensors"]  # type: ignore[attr-defined]
+        del checkpoint.files["replay/state.safetensors"]  # type: ignore[attr-defined]
         with pytest.raises(CheckpointError, match="does not hold a run of this config"):
             dqn.restore(checkpoint)
 

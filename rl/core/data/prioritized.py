@@ -7,10 +7,12 @@ pseudocode has the batch; some take the whole buffer).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
+from rl.core.data.blocks import STATE, Part, Parts
 from rl.core.data.replay import ReplayBuffer
 from rl.core.data.spaces import Spaces
 from rl.core.data.sum_tree import SumTree
@@ -75,14 +77,18 @@ class PrioritizedReplay(ReplayBuffer):
         self._largest = max(self._largest, float(priorities.max()))
         self._priorities.set(indices, priorities**self.alpha)
 
-    def get_state(self) -> dict[str, Array]:
-        state = super().get_state()
-        used = state["records"].shape[0] * self.num_environments
-        state["priorities"] = self._priorities.get(np.arange(used))
-        state["largest"] = np.array(self._largest)
-        return state
+    def get_state(self, known: Collection[str] = ()) -> Parts:
+        used = min(int(self._written.max()) + 1, self._rows) * self.num_environments
+        own = {
+            "priorities": self._priorities.get(np.arange(used)),
+            "largest": np.array(self._largest),
+        }
+        parts = super().get_state(known)
+        return {**parts, STATE: {**(parts[STATE] or {}), **own}}
 
-    def set_state(self, state: dict[str, Array]) -> None:
-        super().set_state(state)
+    def set_state(self, parts: Mapping[str, Part | None]) -> None:
+        super().set_state(parts)
+        state = parts[STATE] or {}
+        self._priorities = SumTree(self._rows * self.num_environments)
         self._priorities.set(np.arange(state["priorities"].size), state["priorities"])
         self._largest = float(state["largest"])

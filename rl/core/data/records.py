@@ -14,7 +14,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import ActionLayout
 from rl.core.data.tree import Array
 
-__all__ = ["HEAD", "NONE", "Records", "Steps"]
+__all__ = ["HEAD", "NONE", "SLOT", "Records", "Steps"]
 
 NONE = -1
 """In place of a slot of the pool: no episode ended here."""

@@ -11,15 +11,16 @@ index r * B + b.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rl.core.data.blocks import STATE, Blocks, Part, Parts
 from rl.core.data.frames import FrameRings
 from rl.core.data.records import HEAD, NONE, Records
-from rl.core.data.rings import Place, Rings, leaves_of
+from rl.core.data.rings import Place, Rings
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout, Spaces
 from rl.core.data.tree import Array, Tree, tree_map
@@ -66,6 +67,7 @@ class ReplayBuffer:
             if stack is None
             else FrameRings(layout, stack, self._rows, num_environments)
         )
+        self._blocks = Blocks(self._records, self._rings)
         self._lanes = np.arange(num_environments)
         self._written = np.zeros(num_environments, np.int64)  # transitions, ever
         self._generator = np.random.Generator(np.random.Philox(seed))
@@ -247,33 +249,40 @@ class ReplayBuffer:
 
     # -- checkpoints -----------------------------------------------------------------------------
 
-    def get_state(self) -> dict[str, Array]:
-        """Arrays by name from which `set_state` goes on; only rows that hold something."""
-        used = min(int(self._written.max()) + 1, self._rows)
-        state = {name: column[:used] for name, column in self._columns().items()}
-        state |= {f"pool/{k}": v for k, v in leaves_of(self._rings.pool.rows).items()}
+    def get_state(self, known: Collection[str] = ()) -> Parts:
+        """Arrays from which `set_state` goes on, in parts; nothing changes them later.
+
+        Args:
+            known: Names of parts that are had already. They never change, except `STATE`.
+        """
         bits: Any = self._generator.bit_generator.state
         words = [*bits["state"]["counter"], *bits["state"]["key"], *bits["buffer"]]
-        state["generator"] = np.array([*words, bits["buffer_pos"]], np.uint64)
-        state["written"] = self._written
-        return {name: array.copy() for name, array in state.items()}
+        blocks, tail = self._blocks.get(self._written, known)
+        own = {
+            "generator": np.array([*words, bits["buffer_pos"]], np.uint64),
+            "written": self._written.copy(),
+            "block_length": np.array(self._blocks.length),
+        }
+        return {**blocks, STATE: {**tail, **own}}
 
-    def set_state(self, state: dict[str, Array]) -> None:
+    def set_state(self, parts: Mapping[str, Part | None]) -> None:
         """Goes on from what `get_state` gave; `KeyError` or `ValueError` when it is foreign."""
-        used = min(int(state["written"].max()) + 1, self._rows)
-        if state["written"].shape != self._written.shape or len(state["records"]) != used:
+        state = parts[STATE]
+        if state is None:
+            raise ValueError(f"the part {STATE} is missing")
+        written = state["written"]
+        fits = written.shape == self._written.shape and written.dtype == self._written.dtype
+        if not fits or int(state["block_length"]) != self._blocks.length:
             raise ValueError("the replay is of another number of environments or another size")
-        for name, column in self._columns().items():
-            column[:used] = state[name]
-        self._written = state["written"].copy()
-        pool = {path: state[f"pool/{path}"] for path in leaves_of(self._rings.pool.rows)}
-        self._rings.pool.refill(pool, self._records.slots[self._records.slots >= 0])
+        self._blocks.clear()
+        for name, part in parts.items():
+            if part is None:
+                raise ValueError(f"the part {name} is missing")
+            self._blocks.put(part, written)
+        self._written = written.copy()
         bits: Any = self._generator.bit_generator.state
         words = state["generator"]
         bits["state"] = {"counter": words[:4], "key": words[4:6]}
         bits["buffer"], bits["buffer_pos"] = words[6:10], int(words[10])
         self._generator.bit_generator.state = bits
         self._moved()
-
-    def _columns(self) -> dict[str, Array]:
-        return {"records": self._records.words, **self._rings.columns}

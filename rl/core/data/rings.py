@@ -54,11 +54,10 @@ class Pool:
         """Gives slots back."""
         self._free += slots.tolist()
 
-    def refill(self, leaves: dict[str, Array], held: Array) -> None:
-        """Takes over rows of another pool, of which the slots `held` are in use."""
-        rows = {path: leaf.copy() for path, leaf in leaves.items()}
-        self.rows = rows if isinstance(self.rows, dict) else rows[""]
-        self._free = sorted(set(range(len(self))) - set(held.tolist()))
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.rows = self._allocate(0)
+        self._free = []
 
 
 class Rings:

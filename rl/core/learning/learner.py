@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.batch import to_tensor
+from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, Tree, tree_map
@@ -216,11 +217,15 @@ class Learner(ABC, Generic[ConfigT]):
         state["counters"] = torch.tensor([self.num_updates, self._version])
         return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
 
-    def get_memory(self) -> dict[str, Array]:
-        """The experience that is kept, as arrays by name; nothing where none is."""
+    def get_memory(self, known: Collection[str] = ()) -> Parts:
+        """The experience that is kept, in parts; nothing where none is.
+
+        Args:
+            known: Names of parts that the caller has: those that never change come as None.
+        """
         return {}
 
-    def set_memory(self, memory: dict[str, Array]) -> None:
+    def set_memory(self, memory: Mapping[str, Part]) -> None:
         """Goes on from what `get_memory` gave; `KeyError` or `ValueError` when it does not fit."""
 
     def set_state(self, state: dict[str, Array]) -> None:

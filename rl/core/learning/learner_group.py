@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
@@ -70,10 +71,10 @@ class LearnerGroup:
         """See `Learner.set_state`."""
         self._learner.set_state(state)
 
-    def get_memory(self) -> dict[str, Array]:
+    def get_memory(self, known: Collection[str] = ()) -> Parts:
         """See `Learner.get_memory`."""
-        return self._learner.get_memory()
+        return self._learner.get_memory(known)
 
-    def set_memory(self, memory: dict[str, Array]) -> None:
+    def set_memory(self, memory: Mapping[str, Part]) -> None:
         """See `Learner.set_memory`."""
         self._learner.set_memory(memory)

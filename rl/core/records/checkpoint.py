@@ -2,7 +2,7 @@
 
     step_000100000/
       meta.json            what the writer says of it
-      <name>.safetensors   arrays
+      <name>.safetensors   arrays; one that an earlier checkpoint had already is a link to it
       <name>.json, ...     whatever else was given, byte for byte
       manifest.json        written last: format, version, size and SHA-256 of every other file
 
@@ -28,16 +28,27 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rl.core.records.files import sync_directory, temporary_sibling, write_durably
+from rl.core.records.files import sync_directory, sync_file, temporary_sibling, write_durably
+from rl.core.records.frozen import Frozen, StoredFile
 from rl.errors import CheckpointError, StorageError, UsageError
 from rl.version import __version__
 
-__all__ = ["FORMAT", "Arrays", "Checkpoint", "Json", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "FORMAT",
+    "Arrays",
+    "Checkpoint",
+    "Content",
+    "Json",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 FORMAT = 1
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Arrays: TypeAlias = Mapping[str, "NDArray[np.generic]"]
+Content: TypeAlias = bytes | Arrays | Frozen
+"""Of a file: bytes as they are, arrays, or arrays that no later checkpoint has otherwise."""
 
 _KIND = "rl-platform checkpoint"
 _MANIFEST = "manifest.json"
@@ -58,6 +69,12 @@ class Checkpoint:
     """What was given to `write_checkpoint`."""
     files: Mapping[str, int]
     """Every file that was given, with its size in bytes."""
+    sums: Mapping[str, str]
+    """Their SHA-256 sums."""
+
+    def frozen(self, name: str) -> Frozen:
+        """One `.safetensors` file, for later checkpoints to share."""
+        return Frozen(file=StoredFile.of(self._file(name), self.sums[name]))
 
     def arrays(self, name: str) -> dict[str, NDArray[np.generic]]:
         """The arrays of one `.safetensors` file, the caller's own to write to."""
@@ -88,12 +105,13 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    directory: Path, files: Mapping[str, bytes | Arrays], meta: Mapping[str, Json]
+    directory: Path, files: Mapping[str, Content], meta: Mapping[str, Json]
 ) -> None:
     """Writes a checkpoint at `directory`, which must not exist.
 
     `files` maps a name, at most four parts separated by `/`, to its content: bytes, or arrays where
-    the name ends in `.safetensors` (numeric or bool, any shape). Raises `UsageError` when the
+    the name ends in `.safetensors` (numeric or bool, any shape), `Frozen` ones if an earlier
+    checkpoint may have them: they are linked instead of written. Raises `UsageError` when the
     directory is there, `StorageError` when the disk refuses; then nothing is left behind.
     """
     _check_request(files)
@@ -106,11 +124,14 @@ def write_checkpoint(
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:
-            _fill(temporary, {**files, _META: _json_bytes(meta)})
+            sums = _fill(temporary, {**files, _META: _json_bytes(meta)})
             temporary.rename(directory)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        for name, content in files.items():
+            if isinstance(content, Frozen):
+                content.written(StoredFile.of(directory / name, sums[name]))
         sync_directory(directory.parent)
     except (OSError, SafetensorError) as error:
         raise StorageError(_cannot_write(directory, error)) from error
@@ -137,7 +158,8 @@ def read_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     if not isinstance(meta, dict):
         raise CheckpointError(f"{path / _META} is not a JSON object")
     sizes = {name: entry.size for name, entry in listed.items() if name != _META}
-    return Checkpoint(path=path, meta=meta, files=sizes)
+    sums = {name: entry.sha256 for name, entry in listed.items()}
+    return Checkpoint(path=path, meta=meta, files=sizes, sums=sums)
 
 
 @dataclass(frozen=True)
@@ -146,7 +168,7 @@ class _Entry:
     sha256: str
 
 
-def _check_request(files: Mapping[str, bytes | Arrays]) -> None:
+def _check_request(files: Mapping[str, Content]) -> None:
     """Asserts our own rules: a checkpoint that cannot be read back is a bug of the writer."""
     for name, content in files.items():
         assert _NAME.fullmatch(name), f"{name!r} cannot name a file of a checkpoint"
@@ -156,23 +178,36 @@ def _check_request(files: Mapping[str, bytes | Arrays]) -> None:
         )
 
 
-def _fill(directory: Path, files: Mapping[str, bytes | Arrays]) -> None:
+def _fill(directory: Path, files: Mapping[str, Content]) -> dict[str, str]:
+    """Writes files and manifest; returns the sum of each file."""
     entries = {}
     directories = {directory}
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         directories.update(parent for parent in path.parents if directory in parent.parents)
-        if isinstance(content, bytes):
-            write_durably(path, content)
-        else:
-            save_file(_storable(content), path)
-            _sync_file(path)
-        entries[name] = {"size": path.stat().st_size, "sha256": _sum(path)}
+        shared = _put(path, content)
+        entries[name] = {"size": path.stat().st_size, "sha256": shared or _sum(path)}
     manifest = {"kind": _KIND, "format": FORMAT, "version": __version__, "files": entries}
     write_durably(directory / _MANIFEST, _json_bytes(manifest))
     for parent in directories:
         sync_directory(parent)
+    return {name: str(entry["sha256"]) for name, entry in entries.items()}
+
+
+def _put(path: Path, content: Content) -> str | None:
+    """Writes one file; returns its sum if that is known from before."""
+    if isinstance(content, bytes):
+        write_durably(path, content)
+        return None
+    if isinstance(content, Frozen) and content.file is not None:
+        content.file.share(path)
+        return content.file.sha256
+    arrays = content.arrays if isinstance(content, Frozen) else content
+    assert arrays is not None, f"{path} has no content"
+    save_file(_storable(arrays), path)
+    sync_file(path)
+    return None
 
 
 def _storable(arrays: Arrays) -> dict[str, NDArray[np.generic]]:
@@ -186,14 +221,6 @@ def _storable(arrays: Arrays) -> dict[str, NDArray[np.generic]]:
         native = array.dtype.newbyteorder("<")
         storable[name] = np.asarray(array, dtype=native, order="C")
     return storable
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sum(path: Path) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rl.core.records.checkpoint import (
-    Arrays,
     Checkpoint,
+    Content,
     Json,
     read_checkpoint,
     write_checkpoint,
@@ -33,9 +33,7 @@ class CheckpointStore:
         self.directory = directory
         self.keep = keep
 
-    def save(
-        self, env_steps: int, files: Mapping[str, bytes | Arrays], meta: Mapping[str, Json]
-    ) -> Path:
+    def save(self, env_steps: int, files: Mapping[str, Content], meta: Mapping[str, Json]) -> Path:
         """Writes `step_000100000`, points `latest` at it, removes what need not be kept.
 
         A second checkpoint at the same step becomes `step_000100000-2`. Raises `StorageError`;

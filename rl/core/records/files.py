@@ -11,6 +11,7 @@ __all__ = [
     "AppendFile",
     "replace_symlink",
     "sync_directory",
+    "sync_file",
     "temporary_sibling",
     "write_atomically",
     "write_durably",
@@ -27,6 +28,15 @@ def temporary_sibling(path: Path) -> Path:
 def sync_directory(path: Path) -> None:
     """Makes the names in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Makes the content of a file survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation
 
+from rl.core.data import blocks
 from rl.core.data.prioritized import PrioritizedReplay
 from rl.core.data.replay import ReplayBuffer
 from rl.core.data.rollout import Rollout
@@ -260,9 +261,34 @@ def test_oldest_stacks_are_drawn_whole_and_frames_behind_them_never(prioritized:
 def test_single_frames_are_what_is_allocated(size: int) -> None:
     env = stacking(size, "reset")
     replay = replay_of(env, 1, 1000)
-    allocated = sum(column.nbytes for column in replay._columns().values())
+    allocated = sum(column.nbytes for column in replay._blocks._columns.values())
     of_the_env = Spaces(env.observation_space, env.action_space, frame_stack_of(env))
     assert ReplayBuffer.bytes_needed(of_the_env, 1000 + size) == allocated
     whole = Spaces(env.observation_space, env.action_space)
     assert ReplayBuffer.bytes_needed(whole, 1000) > 1000 * 6 * size
     assert ReplayBuffer.bytes_needed(of_the_env, 1000) < 1000 * (6 + 1 + 4 * 4 + 1)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("block", [1, 3, 50])
+def test_restored_stacks_are_the_same(
+    padding: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = stacking(4, padding)
+    row = ReplayBuffer.bytes_needed(
+        Spaces(env.observation_space, env.action_space, frame_stack_of(env)), 1
+    )
+    monkeypatch.setattr(blocks, "MOST_BYTES", block * 2 * row)
+    replay, had = replay_of(env, 2, 40), dict[str, Any]()
+    runner = make_runner(lambda: stacking(4, padding), 2)
+    for _ in range(20):
+        replay.add(runner.sample(5))
+        parts = replay.get_state(known=set(had))
+        had = {name: had.get(name) if part is None else part for name, part in parts.items()}
+        other = replay_of(env, 2, 40)
+        other.set_state(had)
+        assert contents(other, 2) == contents(replay, 2)
+    following = runner.sample(3)
+    replay.add(following)
+    other.add(following)
+    assert contents(other, 3) == contents(replay, 3)

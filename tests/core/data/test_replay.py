@@ -1,12 +1,15 @@
 """Replay holds exactly what was stepped, and gives every state's n-step transition."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from rl.core.data import blocks
+from rl.core.data.blocks import STATE
 from rl.core.data.prioritized import PrioritizedReplay
 from rl.core.data.replay import ReplayBuffer
 from rl.core.data.rollout import Rollout
@@ -43,6 +46,16 @@ def contents(replay: ReplayBuffer, n_step: int) -> Counter[Row]:
         batch.discounts.tolist(),
     )
     return Counter((tuple(o), a, r, tuple(n), d) for o, a, r, n, d in zip(*columns, strict=True))
+
+
+def assert_pool_is_used_up(replay: ReplayBuffer) -> None:
+    """Every slot is either free or held by one row."""
+    pool, slots = replay._rings.pool, replay._records.slots
+    assert sorted([*pool._free, *slots[slots >= 0]]) == list(range(len(pool)))
+
+
+def bytes_of_a_row(spaces_of: Spaces) -> int:
+    return ReplayBuffer.bytes_needed(spaces_of, 1)
 
 
 Step = tuple[Array, int, float, Array, bool, bool]
@@ -245,8 +258,13 @@ def test_a_rollout_of_another_size_is_refused() -> None:
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
-@pytest.mark.parametrize("fragments", [2, 9])
-def test_a_restored_replay_goes_on_to_the_bit(prioritized: bool, fragments: int) -> None:
+@pytest.mark.parametrize("fragments", [2, 9, 40])
+@pytest.mark.parametrize("block", [1, 4, 1000])
+def test_a_restored_replay_goes_on_to_the_bit(
+    prioritized: bool, fragments: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "MOST_BYTES", block * 3 * bytes_of_a_row(SPACES))
+
     def make(seed: int) -> ReplayBuffer:
         if prioritized:
             return PrioritizedReplay(SPACES, 3, 90, seed, alpha=0.6)
@@ -258,7 +276,10 @@ def test_a_restored_replay_goes_on_to_the_bit(prioritized: bool, fragments: int)
     if isinstance(first, PrioritizedReplay):
         first.set_priorities(first.draw(30), np.arange(30.0))
     second = make(1)
+    for _ in range(4):
+        second.add(runner.sample(7))  # forgotten
     second.set_state(first.get_state())
+    assert_pool_is_used_up(second)
     for _ in range(8):
         indices = first.draw(5)
         assert np.array_equal(second.draw(5), indices)
@@ -269,7 +290,78 @@ def test_a_restored_replay_goes_on_to_the_bit(prioritized: bool, fragments: int)
         first.add(rollout)
         second.add(rollout)
     with pytest.raises(ValueError, match="another"):
-        ReplayBuffer(SPACES, 3, 12, 0).set_state(first.get_state())
+        ReplayBuffer(SPACES, 2, 90, 0).set_state(first.get_state())
+
+
+@pytest.mark.parametrize("block", [1, 4, 7])
+@pytest.mark.parametrize("masked", [False, True])
+def test_parts_that_are_had_already_are_never_another(
+    block: int, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only blocks that are new are given, and old ones do for whatever comes later."""
+    monkeypatch.setattr(blocks, "MOST_BYTES", block * 3 * bytes_of_a_row(SPACES))
+    runner, replay = make_runner(Counting), ReplayBuffer(SPACES, 3, 90, 0)
+    had: dict[str, Any] = {}
+    given = 0
+    for turn in range(60):
+        rollout = runner.sample(5)
+        if masked and turn == 3:  # environments write at different rows from now on
+            valid = np.ones((5, 3), np.bool_)
+            valid[4, 1] = rollout.final_steps[:, 1].tolist() == [1]
+            rollout = replace(rollout, valid=valid)
+        replay.add(rollout)
+        if turn % 4:
+            continue
+        parts = replay.get_state(known=set(had))
+        new = {name: part for name, part in parts.items() if part is not None}
+        given += len(new) - 1
+        had = {name: had.get(name) for name in parts} | new
+        other = ReplayBuffer(SPACES, 3, 90, 1)
+        other.set_state(dict(reversed(had.items())))  # in any order
+        assert_pool_is_used_up(other)
+        at = stored(replay)
+        for n_step in (1, 4):
+            one, two = (vars(r.gather(at, n_step, 0.9)) for r in (replay, other))
+            assert all(np.array_equal(one[name], two[name]) for name in one)
+        assert np.array_equal(other.draw(50), replay.draw(50))
+        rows = sum(int(part["count"].sum()) for part in new.values())
+        assert turn == 0 or rows <= 3 * (4 * 5 + block + 2), "only what is new"
+    assert given >= 280 // block - 30
+
+
+def test_a_step_that_may_yet_be_cut_off_is_in_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "MOST_BYTES", 1)  # a row
+    replay, other = (ReplayBuffer(SCALAR, 1, 100, seed=0) for _ in range(2))
+    replay.add(chain([1, 2]))
+    had = replay.get_state()
+    replay.add(chain([7, 8], first=40))  # another episode
+    parts = replay.get_state(known=set(had))
+    other.set_state({name: had.get(name) if part is None else part for name, part in parts.items()})
+    batch = other.gather(stored(other), 3, 0.5)
+    assert batch.returns.tolist() == [2, 2, 11, 8]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    replay = ReplayBuffer(SPACES, 3, 90, 0)
+    replay.add(make_runner(Counting).sample(7))
+    state = replay.get_state()[STATE]
+    assert state is not None
+    for name, value in {
+        "first": state["first"] - 9,
+        "count": state["count"] + 1,
+        "written": state["written"] - 1,
+        "records": state["records"].astype(np.int64),
+        "finals/": state["finals/"][1:],
+        "observations/": state["observations/"][:, :1],
+        "block_length": np.array(1),
+    }.items():
+        with pytest.raises(ValueError):  # noqa: PT011 - all sorts
+            ReplayBuffer(SPACES, 3, 90, 0).set_state({STATE: {**state, name: value}})
+        missing = {key: part for key, part in state.items() if key != name}
+        with pytest.raises(KeyError):
+            ReplayBuffer(SPACES, 3, 90, 0).set_state({STATE: missing})
+    with pytest.raises(ValueError, match="missing"):
+        ReplayBuffer(SPACES, 3, 90, 0).set_state({STATE: state, "rows_000000000000": None})
 
 
 def golden() -> PrioritizedReplay:
@@ -303,7 +395,7 @@ def test_new_transitions_have_the_largest_priority_and_overwritten_ones_none() -
 
 def test_the_bytes_needed_are_those_allocated() -> None:
     replay = ReplayBuffer(SPACES, 1, 1000, seed=0)
-    allocated = sum(column.nbytes for column in replay._columns().values())
+    allocated = sum(column.nbytes for column in replay._blocks._columns.values())
     assert ReplayBuffer.bytes_needed(SPACES, 1001) == allocated
     prioritized = PrioritizedReplay(SPACES, 1, 1000, seed=0, alpha=0.6)
     allocated += prioritized._priorities._nodes.nbytes
