@@ -3,7 +3,8 @@
 With what was added since, each by a setting of its own: double (van Hasselt et al. 2016,
 arXiv:1509.06461), dueling (Wang et al. 2016, arXiv:1511.06581), n-step returns (Hessel et al. 2018,
 arXiv:1710.02298), prioritised replay (Schaul et al. 2016, arXiv:1511.05952), distributions of
-returns (C51; Bellemare et al. 2017, arXiv:1707.06887). All of them together are Rainbow.
+returns (C51; Bellemare et al. 2017, arXiv:1707.06887), noisy networks (Fortunato et al. 2018,
+arXiv:1706.10295). All of them together are Rainbow (Hessel et al.).
 
 Read down: the order of sampling and learning, a round of updates, one update, its target and loss
 as pure functions. The settings stand in `rl/configs/dqn.py`. Shapes: T steps per rollout, B
@@ -76,6 +77,7 @@ class DQNLearner(Learner[DQNConfig]):
                 config.dueling,
                 config.normalize_observations,
                 *config.atoms,
+                config.noisy_sigma if config.noisy else 0.0,
             )
         )
 
@@ -100,6 +102,8 @@ class DQNLearner(Learner[DQNConfig]):
         config = self.config
         if env_steps < config.learning_starts:
             return 1.0
+        if config.noisy:
+            return 0.0
         span = round(config.exploration_fraction * config.total_steps)
         return linear(config.exploration_initial, config.exploration_final, env_steps, span)
 
@@ -153,18 +157,28 @@ class DQNLearner(Learner[DQNConfig]):
             losses = losses * batch.weights
         return losses.mean(), errors, values
 
+    def parameter_noise(self) -> Tensor | None:
+        """A draw for the parameters, the same for the whole batch, where they are noisy."""
+        if not self.config.noisy:
+            return None
+        return torch.randn(self.module.parameter_noise, generator=self.generator).to(self.device)
+
     def compare_values(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, error and value of every transition's action, each [M]; only the loss has a graph.
 
-        The error is what priorities are made of.
+        The error is what priorities are made of. Noise is drawn anew for the target, for the choice
+        and for what learns (arXiv:1706.10295, algorithm 1).
         """
-        following = batch.next_observations
+        module, following = self.module, batch.next_observations
         with torch.no_grad():
-            next_values = self.target.q_values(following)
-            choosing = self.module.q_values(following) if self.config.double else next_values
-            choosing = self.module.allowed(choosing, following)
+            next_values = choosing = self.target.q_values(following, self.parameter_noise())
+            if self.config.double:
+                choosing = module.q_values(following, self.parameter_noise())
+            choosing = module.allowed(choosing, following)
             targets = q_targets(batch.returns, batch.discounts, next_values, choosing)
-        values = of_actions(self.module.q_values(batch.observations), batch.actions)
+        values = of_actions(
+            module.q_values(batch.observations, self.parameter_noise()), batch.actions
+        )
         return huber(values, targets), targets - values.detach(), values.detach()
 
     def compare_distributions(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,13 +189,16 @@ class DQNLearner(Learner[DQNConfig]):
         """
         module, following = self.module, batch.next_observations
         with torch.no_grad():
-            chances = self.target.logits(following).softmax(-1)
+            chances = self.target.logits(following, self.parameter_noise()).softmax(-1)
             choosing = module.expected(chances)
             if self.config.double:
-                choosing = module.q_values(following)
+                choosing = module.q_values(following, self.parameter_noise())
             chances = of_actions(chances, module.allowed(choosing, following).argmax(-1))
             targets = project(chances, batch.returns, batch.discounts, module.support)
-        log_probs = of_actions(module.logits(batch.observations), batch.actions).log_softmax(-1)
+        logits = of_actions(
+            module.logits(batch.observations, self.parameter_noise()), batch.actions
+        )
+        log_probs = logits.log_softmax(-1)
         with torch.no_grad():
             errors, values = divergence(targets, log_probs), module.expected(log_probs.exp())
         return cross_entropy(targets, log_probs), errors, values

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["DQNConfig"]
 
 ATOM_DEFAULTS: dict[str, Any] = {"num_atoms": 51, "v_min": None, "v_max": None}
+NOISY_DEFAULTS = {"noisy_sigma": 0.5}
+EXPLORATION_DEFAULTS = {
+    "exploration_initial": 1.0,
+    "exploration_final": 0.05,
+    "exploration_fraction": 0.1,
+}
 
 
 @config
@@ -75,11 +81,17 @@ class DQNConfig(AlgorithmConfig):
     """Lowest discounted return that can be told apart; must be given where distributional is."""
     v_max: float | None = ATOM_DEFAULTS["v_max"]
     """Highest discounted return that can be told apart; must be given where distributional is."""
-    exploration_initial: Share = 1.0
+    noisy: bool = False
+    """Explore by learnt noise on the network's weights (arXiv:1706.10295), not by chance."""
+    noisy_sigma: Positive = NOISY_DEFAULTS["noisy_sigma"]
+    """Initial scale of that noise: sigma_0 of the paper."""
+    exploration_initial: Share = EXPLORATION_DEFAULTS["exploration_initial"]
     """Probability of a random action at the start."""
-    exploration_final: Share = 0.05
+    exploration_final: Share = EXPLORATION_DEFAULTS["exploration_final"]
     """Probability of a random action once it has fallen."""
-    exploration_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    exploration_fraction: Annotated[float, Field(gt=0, le=1)] = EXPLORATION_DEFAULTS[
+        "exploration_fraction"
+    ]
     """Part of total_steps over which it falls, linearly."""
 
     @property
@@ -94,6 +106,8 @@ class DQNConfig(AlgorithmConfig):
         yield from super().problems()
         yield from replay_problems(self)
         yield from idle_problems(self, "distributional", ATOM_DEFAULTS)
+        yield from idle_problems(self, "noisy", NOISY_DEFAULTS)
+        yield from idle_problems(self, "noisy", EXPLORATION_DEFAULTS, effective=False)
         if self.distributional:
             yield from self._range_problems()
 

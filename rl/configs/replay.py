@@ -94,5 +94,6 @@ def idle_problems(
             yield Problem(
                 setting,
                 f"{value} has no effect while {option} is {str(not effective).lower()}; write"
-                f" {option}: {str(effective).lower()}, or leave it out",
+                f" {option}: {str(effective).lower()}, or leave it"
+                f" {'out' if default is None else f'at {default}'}",
             )

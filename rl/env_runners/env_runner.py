@@ -16,7 +16,7 @@ import gymnasium
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Tree, tree_map
 from rl.core.data.weights import Weights
-from rl.core.models.actor import ActorFactory, draw_noise
+from rl.core.models.actor import ActorFactory, FragmentNoise
 from rl.core.models.blas import BlasThreads
 from rl.core.seeding import NoiseStream
 from rl.env_runners.environments import EnvironmentFactory
@@ -110,7 +110,7 @@ class EnvRunner:
         with self._blas.limited(1):
             worlds = self._environments
             generator = self._noise.fragment(self._fragment)
-            noise = draw_noise(worlds.actions, generator, num_steps, worlds.width)
+            noise = FragmentNoise(worlds.actions, generator, num_steps, worlds.width, self._actor)
             rows = worlds.rows(self._actor, noise, self._current)
             rollout = rows.run(self._began, self._index, self._fragment, self._weights_version)
         self._current = tree_map(lambda leaf: leaf[-1].copy(), rollout.observations)

@@ -11,7 +11,7 @@ from rl.core.data.masks import has_choice
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, Tree
-from rl.core.models.actor import Actor
+from rl.core.models.actor import Actor, FragmentNoise
 from rl.core.runtime import note_progress
 from rl.env_runners.faults import check_step, no_choice, not_finite, raised
 from rl.env_runners.lane import Lane
@@ -40,7 +40,7 @@ class Fragment:
         lanes: Sequence[Lane],
         actor: Actor,
         layouts: tuple[ObservationLayout, ActionLayout],
-        noise: Array,
+        noise: FragmentNoise,
         first: Tree,
     ) -> None:
         """Allocates the arrays.
@@ -49,12 +49,13 @@ class Fragment:
             lanes: The B environments.
             actor: Chooses the actions.
             layouts: Of observations and actions.
-            noise: For the actions, [T, B, columns].
+            noise: Of the T steps.
             first: What the first actions are chosen from, [B, *obs].
         """
-        self._lanes, self._actor, self._noise = lanes, actor, noise
+        self._lanes, self._actor = lanes, actor
+        self._noise = noise
         self._layout, self._action_layout = layouts
-        length, width = noise.shape[:2]
+        length, width = noise.length, noise.width
         self._length = length
         self._observations = self._layout.allocate(length + 1, width)
         self._leaves = arrays_of(self._observations)
@@ -142,7 +143,7 @@ class Fragment:
         mask = self._layout.mask_of(row)
         if mask is not None:
             self._check_choice(t, mask)
-        actions, extras = self._actor.act(row, self._noise[t])
+        actions, extras = self._actor.act(row, self._noise.row(t))
         self._actions[t] = actions
         if t == 0:
             self._extras = {

@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 
 from rl.core.data.spaces import ActionLayout, ObservationLayout
-from rl.core.data.tree import Array, Tree
-from rl.core.models.actor import Actor
+from rl.core.data.tree import Tree
+from rl.core.models.actor import Actor, FragmentNoise
 from rl.env_runners.fragment import Fragment, arrays_of
 from rl.env_runners.lane import Lane
 from rl.env_runners.runner_state import RunnerState
@@ -61,7 +61,7 @@ class Lanes:
         # One after the other: environments may share the array they answer in.
         return self._side_by_side(lane.reset() for lane in self._lanes)
 
-    def rows(self, actor: Actor, noise: Array, first: Tree) -> Fragment:
+    def rows(self, actor: Actor, noise: FragmentNoise, first: Tree) -> Fragment:
         """The next fragment, ready to be run."""
         return Fragment(self._lanes, actor, (self.layout, self.actions), noise, first)
 

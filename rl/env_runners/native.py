@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode
 from rl.core.data.rollout import Episode
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, Tree
-from rl.core.models.actor import Actor
+from rl.core.models.actor import Actor, FragmentNoise
 from rl.core.seeding import stream_seed
 from rl.env_runners.atari import LIFE_LOST
 from rl.env_runners.faults import raised, score_of, success_of
@@ -104,7 +104,7 @@ class NativeEnvironments:
         leaves = check_observations(observations, self.layout, self.width, self.where, call)
         return [np.asarray(leaf) for leaf in leaves]
 
-    def rows(self, actor: Actor, noise: Array, first: Tree) -> Fragment:
+    def rows(self, actor: Actor, noise: FragmentNoise, first: Tree) -> Fragment:
         """The next fragment, ready to be run."""
         return NativeFragment(self, actor, noise, first)
 
@@ -126,7 +126,7 @@ class NativeFragment(Fragment):
     replayable = False
 
     def __init__(
-        self, environments: NativeEnvironments, actor: Actor, noise: Array, first: Tree
+        self, environments: NativeEnvironments, actor: Actor, noise: FragmentNoise, first: Tree
     ) -> None:
         self._environments = environments
         self.gap = int(environments.mode is AutoresetMode.NEXT_STEP)

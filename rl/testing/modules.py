@@ -35,7 +35,9 @@ def check_module(make_module: Callable[[], Module], batch: int = 5) -> None:
     layout.space.seed(0)
     observations = layout.stack([layout.space.sample() for _ in range(batch)])
     inputs = tree_map(torch.tensor, observations)
-    noise = draw_noise(actions, np.random.default_rng(0), batch)
+    noise = draw_noise(
+        actions, np.random.default_rng(0), batch, parameter_noise=module.parameter_noise
+    )
 
     with torch.no_grad():
         sampled, extras = module.act(inputs, torch.tensor(noise))

@@ -41,7 +41,8 @@ QUICK: dict[str, Any] = {
     "env_runners": {"num": 2, "envs_per_runner": 2},
 }
 C51: dict[str, Any] = {"distributional": True, "v_min": 0.0, "v_max": 60.0}
-RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3, **C51}
+NOISY: dict[str, Any] = {"noisy": True, "exploration_fraction": 0.1}
+RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3, **C51, **NOISY}
 
 
 def _learner_of(dqn: DQN) -> DQNLearner:
@@ -182,6 +183,7 @@ def test_warming_up_is_random_and_learns_nothing() -> None:
     [
         {},
         C51,
+        NOISY,
         RAINBOW | {"tau": 0.01, "target_update_interval": 1},
         {"normalize_observations": True, "normalize_rewards": True, "n_step": 2},
         {"prioritized": True, "env": "Acrobot-v1", "buffer_size": 60},
@@ -206,7 +208,51 @@ def test_the_target_sees_observations_as_the_network_does(tmp_path: Path) -> Non
             assert own.count == its.count == 32, "every observation once"
 
 
-@pytest.mark.parametrize("settings", [{}, RAINBOW, {"normalize_observations": True}])
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("atoms", [{}, C51], ids=["values", "distributions"])
+def test_noise_is_drawn_anew_for_target_choice_and_update(
+    double: bool, atoms: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DQN(DQNConfig(**QUICK | NOISY | atoms, double=double)) as dqn:
+        learner, drawn = _learner_of(dqn), []
+        for _ in range(4):
+            dqn.train()
+        batch = learner.experience.draw()
+        first, again = (learner.loss(batch)[0].item() for _ in range(2))
+        assert first != again
+        original = learner.parameter_noise
+
+        def noted() -> torch.Tensor:
+            noise = original()
+            assert noise is not None
+            drawn.append(noise)
+            return noise
+
+        monkeypatch.setattr(learner, "parameter_noise", noted)
+        learner.step()
+        learner.step()
+    assert len(drawn) == (6 if double else 4)
+    assert len({tuple(noise.tolist()) for noise in drawn}) == len(drawn)
+    sizes = {"values": 4 + 16 + 16 + 2, "distributions": 4 + 16 + 16 + 2 * 51}
+    assert drawn[0].shape == (sizes["distributions" if atoms else "values"],)
+
+
+def test_a_noisy_network_explores_by_its_noise_and_is_judged_by_its_means() -> None:
+    observation = np.array([0.1, 0.2, -0.1, 0.3], np.float32)
+    with DQN(DQNConfig(**QUICK | NOISY | {"learning_starts": 16})) as dqn:
+        rates = [dqn.train().metrics["rollout/exploration_rate"] for _ in range(3)]
+        policy = dqn.policy
+        rollout = dqn.sample(4)[0]
+    assert rates == [1, 0, 0], "random actions until learning starts, then none"
+    greedy = {int(policy.act(observation)) for _ in range(50)}
+    assert greedy == {int(policy.q_values(observation).argmax())}
+    many = np.tile(observation, (400, 1))
+    drawn = policy.act(many, deterministic=False)
+    assert set(drawn.tolist()) == {0, 1}, "each row has noise of its own"
+    assert rollout.actions.shape == (4, 2)
+
+
+@pytest.mark.parametrize("settings", [{}, RAINBOW, NOISY, {"normalize_observations": True}])
 def test_processes_give_the_same_bits_as_inline(settings: dict[str, Any]) -> None:
     def learnt(engine: str) -> dict[str, bytes]:
         with DQN(DQNConfig(**QUICK | settings, runtime={"engine": engine})) as dqn:
@@ -283,6 +329,10 @@ def test_continuous_actions_are_refused() -> None:
         (C51 | {"v_min": 60.0}, "v_min: 60.0 is not below v_max 60.0"),
         ({"v_min": 0.0}, "v_min: 0.0 has no effect while distributional is false"),
         ({"v_max": 1.0}, "v_max: 1.0 has no effect while distributional is false"),
+        ({"noisy_sigma": 0.1}, "noisy_sigma: 0.1 has no effect while noisy is false"),
+        ({"noisy": True}, "exploration_fraction: 0.5 has no effect while noisy is true; write"),
+        (NOISY | {"exploration_final": 0.1}, "noisy: false, or leave it at 0.05"),
+        (NOISY | {"exploration_initial": 0.9}, "exploration_initial: 0.9 has no effect"),
         ({"num_atoms": 11}, "num_atoms: 11 has no effect while distributional is false"),
     ],
 )
@@ -326,6 +376,8 @@ SETTINGS: dict[str, Any] = {
     "priority_beta": 0.9,
     "double": True,
     "dueling": True,
+    "noisy": NOISY,
+    "noisy_sigma": NOISY | {"noisy_sigma": 0.2},
     "distributional": C51,
     "num_atoms": ATOMS | {"num_atoms": 31},
     "v_min": ATOMS | {"v_min": -10.0},

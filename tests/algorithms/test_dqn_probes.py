@@ -20,6 +20,8 @@ from rl.testing.probe_envs import (
 
 ATOMS = {"distributional": True, "v_min": -6.0, "v_max": 12.0, "num_atoms": 37}
 """Every true value of the probes lies in the range, none of them in its middle."""
+NOISY = {"noisy": True, "noisy_sigma": 0.1}
+"""Less noise than by default: while there is some, the network of the means is a little off."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "double": {"double": True},
@@ -27,9 +29,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "n-step": {"n_step": 3},
     "prioritized": {"prioritized": True},
     "distributional": ATOMS,
+    "noisy": NOISY,
     "polyak": {"tau": 0.2, "target_update_interval": 8},
-    "all but distributional": {"double": True, "dueling": True, "n_step": 3, "prioritized": True},
-    "all": {"double": True, "dueling": True, "n_step": 3, "prioritized": True, **ATOMS},
+    "all but C51 and noise": {"double": True, "dueling": True, "n_step": 3, "prioritized": True},
+    "all": {
+        "double": True,
+        "dueling": True,
+        "n_step": 3,
+        "prioritized": True,
+        **ATOMS,
+        **NOISY,
+    },
 }
 EVERY = pytest.mark.parametrize("option", OPTIONS)
 

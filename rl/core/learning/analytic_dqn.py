@@ -32,6 +32,8 @@ def dqn_obstacles(config: DQNConfig, module: QNetwork) -> Iterator[str]:
     yield from network_obstacles(module, QNetwork)
     if config.distributional:
         yield "distributions of returns (distributional)"
+    if config.noisy:
+        yield "noisy layers (noisy)"
 
 
 class AnalyticDQN:

@@ -11,11 +11,15 @@ from rl.core.data.spaces import ActionLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import Weights
 
-__all__ = ["Actor", "ActorFactory", "draw_noise"]
+__all__ = ["Actor", "ActorFactory", "FragmentNoise", "draw_noise", "parameter_noise_of"]
 
 
 class Actor(Protocol):
-    """A policy as a runner sees it. It owns no randomness: the noise comes in."""
+    """A policy as a runner sees it. It owns no randomness: the noise comes in.
+
+    One that puts noise on its parameters says in an attribute `parameter_noise` how many standard
+    normals it wants for each row, behind the noise of the action itself.
+    """
 
     def set_weights(self, weights: Weights) -> None:
         """Acts with these from now on."""
@@ -37,15 +41,63 @@ class Actor(Protocol):
 ActorFactory = Callable[[], Actor]
 
 
-def draw_noise(layout: ActionLayout, generator: np.random.Generator, *leading: int) -> Array:
-    """Noise for actions, [*leading, columns] float32.
+def parameter_noise_of(actor: Actor) -> int:
+    """Standard normals that an actor wants for each row; most want none."""
+    return int(getattr(actor, "parameter_noise", 0))
 
-    Standard normal for continuous columns, uniform in [0, 1) for categories and bits. The order of
-    the draws is part of the platform's reproducibility: change it and every run changes.
+
+def draw_noise(
+    layout: ActionLayout, generator: np.random.Generator, *leading: int, parameter_noise: int = 0
+) -> Array:
+    """Noise for actions, [*leading, columns + parameter_noise] float32.
+
+    Standard normal for continuous columns, uniform in [0, 1) for categories and bits; behind them
+    standard normals for parameters. The order of the draws is part of the platform's
+    reproducibility: change it and every run changes.
     """
     noise = generator.random((*leading, layout.num_columns), np.float32)
     for head in layout.heads:
         if head.kind == "gaussian":
             size = head.columns.stop - head.columns.start
             noise[..., head.columns] = generator.standard_normal((*leading, size), np.float32)
-    return noise
+    return _with_normals(noise, generator, parameter_noise)
+
+
+def _with_normals(noise: Array, generator: np.random.Generator, count: int) -> Array:
+    if not count:
+        return noise
+    normals = generator.standard_normal((*noise.shape[:-1], count), np.float32)
+    return np.concatenate((noise, normals), -1)
+
+
+class FragmentNoise:
+    """Noise of T steps of B environments, taken row after row.
+
+    That of actions is drawn at once; that of parameters with its row, for there is much of it.
+    """
+
+    def __init__(
+        self,
+        layout: ActionLayout,
+        generator: np.random.Generator,
+        length: int,
+        width: int,
+        actor: Actor,
+    ) -> None:
+        """Draws the noise of actions.
+
+        Args:
+            layout: Of the actions.
+            generator: Of the fragment; nobody else draws from it.
+            length: T.
+            width: B.
+            actor: Who takes it.
+        """
+        self.length, self.width = length, width
+        self._actions = draw_noise(layout, generator, length, width)
+        self._generator = generator
+        self._parameters = parameter_noise_of(actor)
+
+    def row(self, t: int) -> Array:
+        """Of step t, [B, columns]; each is taken once and in order."""
+        return _with_normals(self._actions[t], self._generator, self._parameters)

@@ -42,6 +42,8 @@ class Module(nn.Module, ABC):
 
     observation_layout: ObservationLayout
     action_layout: ActionLayout
+    parameter_noise: int = 0
+    """Standard normals that `act` wants for each row, behind the noise of the action itself."""
 
     @abstractmethod
     def act(
@@ -51,7 +53,7 @@ class Module(nn.Module, ABC):
 
         Args:
             observations: [B, *obs] in native dtype, or a dictionary of them.
-            noise: [B, columns] float32 as `NoiseShape` draws it; None asks for the greedy action.
+            noise: [B, columns] float32 as `draw_noise` draws it; None asks for the greedy action.
 
         Returns:
             Actions [B, *act] and what else the algorithm wants to find in the rollout, each [B,
@@ -88,13 +90,17 @@ def initialize(layer: nn.Linear | nn.Conv2d, gain: float, orthogonal: bool) -> n
 
 
 def mlp(
-    num_inputs: int, hidden_sizes: tuple[int, ...], activation: str, orthogonal: bool = True
+    num_inputs: int,
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    orthogonal: bool = True,
+    linear: Callable[[int, int], nn.Linear] = nn.Linear,
 ) -> nn.Sequential:
     """Linear layers, each followed by its activation."""
     layers: list[nn.Module] = []
     for size in hidden_sizes:
         layers += [
-            initialize(nn.Linear(num_inputs, size), math.sqrt(2), orthogonal),
+            initialize(linear(num_inputs, size), math.sqrt(2), orthogonal),
             ACTIVATIONS[activation](),
         ]
         num_inputs = size

@@ -104,32 +104,51 @@ class NumpyEncoder:
 
 
 class NumpyLayers:
-    """Linear layers with an activation behind each, and a linear head where one is named."""
+    """Linear layers with an activation behind each, and a linear head where one is named.
+
+    With noise they are `NoisyLinear`: y = mu x + b + f_out * (sigma (f_in * x) + sigma_b).
+    """
 
     def __init__(self, layers: list[str], head: str | None, activation: Activation) -> None:
         """Names the parameters: hidden layers, first to last, and the last layer."""
-        self._names = layers, head
+        self._names = layers if head is None else [*layers, head]
+        self._activated = len(layers)
         self._activation = ACTIVATIONS[activation]
         self._layers: list[tuple[Array, Array]] = []
-        self._head: tuple[Array, Array] | None = None
+        self._noisy: list[tuple[Array, Array]] = []
+
+    def noise_size(self, table: ParameterTable) -> int:
+        """Standard normals the layers take, were they noisy: one an input and one an output."""
+        return sum(sum(table.shapes[f"{name}.weight"]) for name in self._names)
 
     def set_weights(self, views: Mapping[str, Array]) -> None:
         """Keeps views, not copies: whoever publishes weights does not change them."""
-        layers, head = self._names
-        self._layers = [(views[f"{name}.weight"].T, views[f"{name}.bias"]) for name in layers]
-        if head is not None:
-            self._head = (views[f"{head}.weight"].T, views[f"{head}.bias"])
+        self._layers = [(views[f"{name}.weight"].T, views[f"{name}.bias"]) for name in self._names]
+        self._noisy = [
+            (views[f"{name}.weight_sigma"].T, views[f"{name}.bias_sigma"])
+            for name in self._names
+            if f"{name}.weight_sigma" in views
+        ]
 
-    def __call__(self, hidden: Array) -> Array:
-        """[B, inputs] -> [B, outputs]."""
-        for weight, bias in self._layers:
-            hidden = hidden @ weight
-            hidden += bias
-            hidden = self._activation(hidden)
-        if self._head is not None:
-            weight, bias = self._head
-            hidden = hidden @ weight
-            hidden += bias
+    def __call__(self, hidden: Array, noise: Array | None = None) -> Array:
+        """[B, inputs] -> [B, outputs].
+
+        Args:
+            hidden: Inputs.
+            noise: f of the normals, [B, noise_size] and perhaps more; None is no noise.
+        """
+        used = 0
+        for index, (weight, bias) in enumerate(self._layers):
+            outputs = hidden @ weight
+            outputs += bias
+            if noise is not None:
+                sigma, bias_sigma = self._noisy[index]
+                middle, end = used + sigma.shape[0], used + sum(sigma.shape)
+                spread = (hidden * noise[:, used:middle]) @ sigma
+                spread += bias_sigma
+                outputs += noise[:, middle:end] * spread
+                used = end
+            hidden = self._activation(outputs) if index < self._activated else outputs
         return hidden
 
 
@@ -193,6 +212,9 @@ class NumpyQActor:
             else None
         )
         self._parts = [self._torso, self._advantages, *([self._value] if self._value else [])]
+        noisy = spec.noisy_sigma > 0
+        self._noise_sizes = [part.noise_size(table) if noisy else 0 for part in self._parts]
+        self.parameter_noise = sum(self._noise_sizes)
         self._atoms = spec.num_atoms
         self._support = np.linspace(spec.v_min, spec.v_max, spec.num_atoms, dtype=np.float32)
         self._epsilon = 0.0
@@ -204,22 +226,32 @@ class NumpyQActor:
             part.set_weights(views)
         self._epsilon = float(weights.buffers["epsilon"])
 
-    def _scores(self, observations: Tree) -> Array:
-        """What ranks actions as their values do, [B, A]."""
-        hidden = self._torso(self._encoder(observations))
-        scores = self._advantages(hidden)
+    def _scores(self, observations: Tree, noise: Array | None) -> Array:
+        """What ranks actions as their values do, [B, A]; noise is on the parameters."""
+        parts: list[Array | None] = [None] * 3
+        if noise is not None and self.parameter_noise:
+            scaled = np.sign(noise) * np.sqrt(np.abs(noise))
+            ends = np.cumsum(self._noise_sizes)
+            parts = [
+                scaled[:, end - size : end]
+                for size, end in zip(self._noise_sizes, ends, strict=True)
+            ]
+        hidden = self._torso(self._encoder(observations), parts[0])
+        scores = self._advantages(hidden, parts[1])
         if self._atoms == 1:
             return scores
         logits = scores.reshape(scores.shape[0], -1, self._atoms)
         if self._value is not None:
-            logits = logits + (self._value(hidden)[:, None] - logits.mean(1, keepdims=True))
+            logits = logits + (
+                self._value(hidden, parts[2])[:, None] - logits.mean(1, keepdims=True)
+            )
         chances = np.exp(logits - logits.max(2, keepdims=True))
         values: Array = chances @ self._support / chances.sum(2)
         return values
 
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         """See `Actor.act`; there are no extras."""
-        scores = self._scores(observations)
+        scores = self._scores(observations, None if noise is None else noise[:, 1:])
         mask = self._observations.mask_of(observations)
         best = best_allowed(scores, mask)
         if noise is None or self._epsilon == 0:

@@ -20,7 +20,7 @@ from rl.core.data.masks import has_choice
 from rl.core.data.spaces import MASK, Leaf
 from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
-from rl.core.models.actor import draw_noise
+from rl.core.models.actor import draw_noise, parameter_noise_of
 from rl.core.models.distributions import Distribution
 from rl.core.models.modules import ActorCritic, Module
 from rl.core.models.policy_network import (
@@ -130,7 +130,10 @@ class Policy:
     def act_batch(self, observations: Tree, deterministic: bool = True) -> Array:
         """Action rows [N, *act] for observations [N, *obs], not yet decoded for the environment."""
         size = first_leaf(observations).shape[0]
-        noise = None if deterministic else draw_noise(self._actions, self._generator, size)
+        noise = None
+        if not deterministic:
+            more = parameter_noise_of(self._actor)
+            noise = draw_noise(self._actions, self._generator, size, parameter_noise=more)
         actions, _ = self._actor.act(observations, noise)
         return actions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.models.actor import ActorFactory
 from rl.core.models.modules import Module, ObservationEncoder, TensorTree, mlp
+from rl.core.models.noisy import LayerNoise, NoisyLinear, noise_size, through
 from rl.core.models.numpy_mlp import NumpyQActor
 from rl.core.models.spec import QNetworkSpec
 
@@ -67,8 +69,9 @@ class QNetwork(Module):
     """Values of all actions. How much it explores, epsilon, is a buffer: it travels with it.
 
     With `spec.num_atoms` N > 1 it gives a distribution of returns for each action (Bellemare et al.
-    2017, arXiv:1707.06887), whose mean is the value. Weights begin as torch's own, which is what
-    DQN has always been run with.
+    2017, arXiv:1707.06887), whose mean is the value. With `spec.noisy_sigma` its linear layers have
+    noise (arXiv:1706.10295) where noise is given, one draw for all rows or one each; without, they
+    are their means. Weights begin as torch's own, which is what DQN has always been run with.
     """
 
     epsilon: Tensor
@@ -83,39 +86,56 @@ class QNetwork(Module):
             self.observation_layout, spec.normalize_observations, orthogonal=False
         )
         inputs = self.encoder.num_outputs
-        self.torso = mlp(inputs, spec.torso_sizes, spec.activation, orthogonal=False)
+        linear: Callable[[int, int], nn.Linear] = nn.Linear
+        if spec.noisy_sigma > 0:
+            linear = functools.partial(NoisyLinear, sigma=spec.noisy_sigma)
+        layers = functools.partial(mlp, activation=spec.activation, orthogonal=False, linear=linear)
+        self.torso = layers(inputs, spec.torso_sizes)
         shared = spec.torso_sizes[-1] if spec.torso_sizes else inputs
         width = spec.stream_sizes[-1] if spec.stream_sizes else shared
-        outputs = self.action_layout.num_parameters * spec.num_atoms
         # Without dueling there is no value apart, and the "advantages" are the values.
-        self.advantage_stream = mlp(shared, spec.stream_sizes, spec.activation, orthogonal=False)
-        self.advantage_head = nn.Linear(width, outputs)
+        self.advantage_stream = layers(shared, spec.stream_sizes)
+        self.advantage_head = linear(width, self.action_layout.num_parameters * spec.num_atoms)
         self.value: nn.Module | None = None
         if spec.dueling:
-            stream = mlp(shared, spec.stream_sizes, spec.activation, orthogonal=False)
-            self.value = nn.Sequential(stream, nn.Linear(width, spec.num_atoms))
+            stream = layers(shared, spec.stream_sizes)
+            self.value = nn.Sequential(stream, linear(width, spec.num_atoms))
+        self.parameter_noise = noise_size(self)
         self.register_buffer("epsilon", torch.zeros(()))
         atoms = torch.linspace(spec.v_min, spec.v_max, spec.num_atoms)
         self.register_buffer("support", atoms, persistent=False)
 
-    def q_values(self, observations: TensorTree) -> Tensor:
-        """Q of every action, [..., A], also of those that a mask forbids."""
-        if self.spec.num_atoms > 1:
-            return self.expected(self.logits(observations).softmax(-1))
-        hidden = self.torso(self.encoder(observations))
-        advantages: Tensor = self.advantage_head(self.advantage_stream(hidden))
-        if self.value is None:
-            return advantages
-        return dueling_values(self.value(hidden), advantages)
+    def q_values(self, observations: TensorTree, noise: Tensor | None = None) -> Tensor:
+        """Q of every action, [..., A], also of those that a mask forbids.
 
-    def logits(self, observations: TensorTree) -> Tensor:
+        Args:
+            observations: [..., *obs].
+            noise: On the parameters, standard normal [parameter_noise] or one of each row; None is
+                their mean.
+        """
+        if self.spec.num_atoms > 1:
+            return self.expected(self.logits(observations, noise).softmax(-1))
+        advantages, value = self._streams(observations, noise)
+        return advantages if value is None else dueling_values(value, advantages)
+
+    def logits(self, observations: TensorTree, noise: Tensor | None = None) -> Tensor:
         """Logits of every action's distribution over the atoms, [..., A, N]."""
-        hidden = self.torso(self.encoder(observations))
-        rows: Tensor = self.advantage_head(self.advantage_stream(hidden))
+        rows, value = self._streams(observations, noise)
         advantages = rows.reshape(*rows.shape[:-1], -1, self.spec.num_atoms)
-        if self.value is None:
+        if value is None:
             return advantages
-        return dueling_values(self.value(hidden).unsqueeze(-2), advantages, actions=-2)
+        return dueling_values(value.unsqueeze(-2), advantages, actions=-2)
+
+    def _streams(
+        self, observations: TensorTree, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Advantages [..., A * N], or with no value apart the values, and the value [..., N]."""
+        parts = None if noise is None else LayerNoise(noise)
+        hidden = through(self.torso, self.encoder(observations), parts)
+        advantages = through(self.advantage_stream, hidden, parts)
+        advantages = through(self.advantage_head, advantages, parts)
+        value = None if self.value is None else through(self.value, hidden, parts)
+        return advantages, value
 
     def expected(self, probabilities: Tensor) -> Tensor:
         """The values that distributions [..., A, N] amount to, [..., A]."""
@@ -124,10 +144,11 @@ class QNetwork(Module):
     def act(
         self, observations: TensorTree, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        values, mask = self.q_values(observations), self.observation_layout.mask_of(observations)
+        mask = self.observation_layout.mask_of(observations)
         if noise is None:
-            return allowed_values(values, mask).argmax(-1), {}
-        return epsilon_greedy(values, self.epsilon, noise.squeeze(-1), mask), {}
+            return allowed_values(self.q_values(observations), mask).argmax(-1), {}
+        values = self.q_values(observations, noise[:, 1:] if self.parameter_noise else None)
+        return epsilon_greedy(values, self.epsilon, noise[:, 0], mask), {}
 
     def allowed(self, values: Tensor, observations: TensorTree) -> Tensor:
         """Values [..., A] of these observations, -inf where their mask forbids the action."""

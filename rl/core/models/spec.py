@@ -84,6 +84,8 @@ class QNetworkSpec:
     v_min: float = 0.0
     """The lowest of them; they lie evenly up to `v_max`."""
     v_max: float = 0.0
+    noisy_sigma: float = 0.0
+    """Initial scale of the noise on all linear layers behind the encoder; 0: they have none."""
 
     @property
     def torso_sizes(self) -> tuple[int, ...]:
@@ -107,6 +109,7 @@ class QNetworkSpec:
             "num_atoms": self.num_atoms,
             "v_min": self.v_min,
             "v_max": self.v_max,
+            "noisy_sigma": self.noisy_sigma,
         }
 
     @staticmethod
@@ -127,6 +130,7 @@ class QNetworkSpec:
                 num_atoms,
                 float(data["v_min"]),
                 float(data["v_max"]),
+                float(data["noisy_sigma"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"not the description of a network: {error}") from error

@@ -23,6 +23,7 @@ class TorchActor:
     def __init__(self, module: Module) -> None:
         self._module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
         self._table = self._module.parameter_table()
+        self.parameter_noise = module.parameter_noise
 
     def set_weights(self, weights: Weights) -> None:
         parameters = dict(self._module.named_parameters())

@@ -31,9 +31,11 @@ def network(epsilon: float = 0.3, observation: Any = BOX, **settings: Any) -> QN
 ATOMS: dict[str, Any] = {"num_atoms": 11, "v_min": -3.0, "v_max": 7.0}
 
 
-@pytest.mark.parametrize(
-    "kind", [{}, {"dueling": True}, ATOMS, {"dueling": True, **ATOMS}], ids=str
-)
+NOISY: dict[str, Any] = {"noisy_sigma": 0.5}
+KINDS: list[dict[str, Any]] = [{}, {"dueling": True}, ATOMS, {"dueling": True, **ATOMS}]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *(kind | NOISY for kind in KINDS)], ids=str)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -120,7 +122,7 @@ def test_light_workers_explore_exactly_as_the_module_does(epsilon: float) -> Non
     assert len(set(chosen[0])) > 2
 
 
-@pytest.mark.parametrize("kind", [{}, ATOMS], ids=["values", "distributions"])
+@pytest.mark.parametrize("kind", [{}, ATOMS, NOISY], ids=["values", "distributions", "noisy"])
 def test_a_policy_tells_its_values_and_keeps_them(tmp_path: Path, kind: dict[str, Any]) -> None:
     module = network(dueling=True, hidden_sizes=(8,), **kind)
     Policy(module).save(tmp_path / "policy")
@@ -131,7 +133,11 @@ def test_a_policy_tells_its_values_and_keeps_them(tmp_path: Path, kind: dict[str
     assert np.allclose(policy.q_values(batch), expected)
     assert policy.act(batch).tolist() == (expected.argmax(1) + 2).tolist()
     drawn = policy.act(np.ones((2000, 3), np.float32), deterministic=False)
-    assert np.mean(drawn == policy.act(batch)[0]) == pytest.approx(1 - 0.3 * 3 / 4, abs=0.04)
+    share = np.mean(drawn == policy.act(batch)[0])
+    if kind == NOISY:
+        assert share < 1 - 0.3 * 3 / 4 - 0.1, "noise comes on top of chance"
+    else:
+        assert share == pytest.approx(1 - 0.3 * 3 / 4, abs=0.04)
     with pytest.raises(UsageError, match="no value function"):
         policy.value(one)
 
@@ -154,6 +160,7 @@ def test_a_policy_without_action_values_says_so() -> None:
         {"num_atoms": 0},
         {"num_atoms": 1 << 40},
         {"v_min": "low"},
+        {"noisy_sigma": ...},
     ],
 )
 def test_a_damaged_description_is_refused(change: dict[str, Any]) -> None:
