@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from rl.algorithms.dqn import DQN
     from rl.algorithms.ppo import PPO
     from rl.algorithms.sac import SAC
+    from rl.algorithms.td3 import TD3
     from rl.configs.algorithm_config import AlgorithmConfig
     from rl.configs.base import config
     from rl.configs.dqn import DQNConfig
     from rl.configs.ppo import PPOConfig
     from rl.configs.sac import SACConfig
+    from rl.configs.td3 import TD3Config
     from rl.core.models.policy import Policy
     from rl.core.runtime import Runtime
     from rl.env_runners.environments import register_env
@@ -28,6 +30,7 @@ __all__ = [
     "DQN",
     "PPO",
     "SAC",
+    "TD3",
     "Algorithm",
     "AlgorithmConfig",
     "ConfigError",
@@ -37,6 +40,7 @@ __all__ = [
     "RLError",
     "Runtime",
     "SACConfig",
+    "TD3Config",
     "__version__",
     "config",
     "register_env",
@@ -55,6 +59,8 @@ _SOURCES = {
     "Runtime": "rl.core.runtime",
     "SAC": "rl.algorithms.sac",
     "SACConfig": "rl.configs.sac",
+    "TD3": "rl.algorithms.td3",
+    "TD3Config": "rl.configs.td3",
     "__version__": "rl.version",
     "config": "rl.configs.base",
     "register_env": "rl.env_runners.environments",

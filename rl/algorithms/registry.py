@@ -25,6 +25,7 @@ ALGORITHMS: Mapping[str, str] = {
     "ppo": "rl.configs.ppo:PPOConfig",
     "dqn": "rl.configs.dqn:DQNConfig",
     "sac": "rl.configs.sac:SACConfig",
+    "td3": "rl.configs.td3:TD3Config",
 }
 """Short name -> where its config class is. Imported when asked for."""
 

@@ -33,6 +33,7 @@ def test_the_promised_presets_are_there() -> None:
     assert set(preset_names("ppo")) >= PROMISED
     assert set(preset_names("dqn")) >= PROMISED_OF_DQN
     assert set(preset_names("sac")) >= PROMISED_OF_SAC
+    assert set(preset_names("td3")) >= PROMISED_OF_SAC
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,13 @@ class TwinCritics(nn.Module):
             if index < last:
                 hidden = self.activation(hidden)
         return hidden
+
+    def first(self, observations: TensorTree, actions: Tensor) -> Tensor:
+        """What `forward` gives of Q1, [M, outputs], at half the cost."""
+        hidden = torch.cat((self.encoder(observations), actions), -1)
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.addmm(bias[0], hidden, weight[0])
+            if index < last:
+                hidden = self.activation(hidden)
+        return hidden

@@ -45,6 +45,7 @@ def test_each_computes_what_a_network_of_its_own_does() -> None:
         assert twins.weights[0].grad is not None
         torch.testing.assert_close(twins.weights[0].grad[which].T, gradient)
     assert not torch.allclose(values[0], values[1])
+    torch.testing.assert_close(twins.first(observations, actions), values[0])
 
 
 def test_a_value_for_every_action_needs_no_action() -> None:
