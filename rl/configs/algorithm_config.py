@@ -96,6 +96,8 @@ class EnvRunnersConfig(Settings):
     """Processes that suffice to go on, while others are missing: their runners are sampled by those
     that are there, and the result is the same. 0: every runner has a process of its own, and is
     waited for."""
+    max: AtLeastOne | None = None
+    """Processes at most, where `min` lets them come and go; none: one for each runner."""
     vectorization: Literal["auto", "native", "single"] = "auto"
     """native: one vector environment, by the environment's own vector code; single: one after the
     other, each restorable to the bit; auto: native for Atari and what is only there vectorised."""
@@ -105,8 +107,13 @@ class EnvRunnersConfig(Settings):
 
     def problems(self) -> Iterator[Problem]:
         """There is at most one process for each runner."""
-        if self.min > self.num:
-            yield Problem("min", f"is {self.min}, but env_runners.num is {self.num}")
+        if self.max is not None and self.min == 0:
+            yield Problem("max", "is of use only beside env_runners.min; write both")
+        most = self.num if self.max is None else self.max
+        if most > self.num:
+            yield Problem("max", f"is {most}, but env_runners.num is {self.num}: one each is most")
+        if self.min > most:
+            yield Problem("min", f"is {self.min}, but there are {most} processes at most")
 
 
 @config

@@ -1,10 +1,10 @@
 """Elastic collection: the processes come and go, what is computed stays.
 
 `env_runners.num` runners are always sampled, each with its own seed and its own state; only where
-varies. Each of up to `num` processes hosts some of them: one each when all processes are there,
-more when nodes are missing. A runner whose host dies, or that moves to a new one, is brought to
-where it stood by playing its unfinished episodes again. So the rollouts, and the weights, are those
-of a run on one machine, to the bit.
+varies. Each of up to `env_runners.max` processes hosts some of them, more when others are missing.
+A runner whose host dies, or that moves to a new one, is brought to where it stood by playing its
+unfinished episodes again. So the rollouts, and the weights, are those of a run on one machine, to
+the bit.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class ElasticEnvRunnerGroup:
         make_actor: ActorFactory,
         spaces: Spaces | None = None,
     ) -> None:
-        """As of `EnvRunnerGroup`. Asks for `env_runners.num` processes, and waits for none."""
+        """As of `EnvRunnerGroup`. Asks for `env_runners.max` processes, and waits for none."""
         environments = EnvironmentFactory.of(config, spaces)
         self._runtime = runtime
         self._least = config.env_runners.min
@@ -129,7 +129,7 @@ class ElasticEnvRunnerGroup:
             config.seed,
         )
         places = runtime.place(
-            [config.runner_resources] * config.env_runners.num,
+            [config.runner_resources] * (config.env_runners.max or config.env_runners.num),
             config.runtime.placement,
             reserve=False,
         )

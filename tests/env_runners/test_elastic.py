@@ -67,6 +67,12 @@ def test_fewer_processes_than_runners_give_the_same_bits(processes: int, undistu
     assert health["sampler/discarded_steps"] == 0
 
 
+def test_many_runners_share_few_processes(undisturbed: Any) -> None:
+    weights, health, _ = _trained(_config("process").with_env_runners(max=2))
+    assert weights == undisturbed[0]
+    assert health["sampler/alive"] == 2
+
+
 def test_a_process_that_dies_costs_its_fragments_and_comes_back(undisturbed: Any) -> None:
     def disturb(ppo: PPO, iteration: int) -> None:
         if iteration in (2, 4):
@@ -153,8 +159,12 @@ def test_a_checkpoint_goes_on_with_other_processes(undisturbed: Any, tmp_path: A
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"env_runners\.min: is 5, but env_runners\.num is 4"):
+    with pytest.raises(ConfigError, match=r"env_runners\.min: is 5, but there are 4 processes"):
         _config("process").with_env_runners(min=5).checked()
+    with pytest.raises(ConfigError, match=r"env_runners\.max: is 5, but env_runners\.num is 4"):
+        _config("process").with_env_runners(max=5).checked()
+    with pytest.raises(ConfigError, match=r"env_runners\.max: .* write both"):
+        _config("process").with_env_runners(min=0, max=2).checked()
     with pytest.raises(ConfigError, match="no processes"):
         _config("inline").with_env_runners(min=1).checked()
     with pytest.raises(ConfigError, match="strict_spread"):
