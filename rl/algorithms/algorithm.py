@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Self
@@ -25,14 +25,17 @@ from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.models.policy import Policy
 from rl.core.models.torch_actor import actor_factory
-from rl.core.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from rl.core.records.checkpoint import Checkpoint, write_checkpoint
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.episodes import EpisodeWindow
 from rl.env_runners.environments import EnvironmentFactory, describe_env
 from rl.env_runners.evaluation import Evaluation, evaluate_policy
 from rl.errors import CheckpointError, UsageError
 
-__all__ = ["Algorithm", "TrainResult"]
+__all__ = ["CLOSE_S", "Algorithm", "TrainResult"]
+
+CLOSE_S = 10.0
+"""Seconds that environments get to close."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class TrainResult:
     """Scalars by their public name."""
     episodes: tuple[tuple[int, Episode], ...] = ()
     """Training episodes that ended in it, each with the run's environment step at that moment."""
+    whole: bool = True
+    """False when it was asked to stop before its row of metrics was over."""
 
 
 class Algorithm(ABC, Generic[ConfigT]):
@@ -81,10 +86,16 @@ class Algorithm(ABC, Generic[ConfigT]):
         self._memory = snapshot.Memory()
         self._budget: int | None = None
         self._steps_at_start = 0
-        self._episodes: list[tuple[int, Episode]] = []
+        self.episodes: list[tuple[int, Episode]] = []
+        """See `TrainResult.episodes`; of the call of `train` that is under way, or the last."""
+        self._row_began: int | None = None  # the step; None when a new row of metrics begins
+        self._metrics: Metrics = {}
         self._seconds = {"sample": 0.0, "learn": 0.0}
         self._trained_s = 0.0
         self.best_return: float | None = None  # of the best evaluation so far
+        self.midway = False
+        """Whether something has changed since the last iteration ended: no time for a checkpoint.
+        """
 
     @abstractmethod
     def make_learner(self) -> Learner[ConfigT]:
@@ -119,6 +130,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         """A rollout of `length` steps per environment from every runner, counted and recorded."""
         began = time.perf_counter()
         rollouts = self.env_runners.sample(length)
+        self.midway = True
         self._seconds["sample"] += time.perf_counter() - began
         taken = self.env_steps + np.sum([rollout.steps_by_row for rollout in rollouts], axis=0)
         ended = [
@@ -128,7 +140,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         ]
         for at, episode in sorted(ended, key=lambda entry: entry[0]):  # stable: runner order within
             self.window.add(episode.episode_return, episode.length, episode.success)
-            self._episodes.append((at, episode))
+            self.episodes.append((at, episode))
         self.env_steps += sum(rollout.num_steps for rollout in rollouts)
         return rollouts
 
@@ -147,25 +159,34 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     def train(self) -> TrainResult:
         """One iteration."""
-        return self._iterate(lambda: True)
+        return self._iterate(self.env_steps)
 
-    def _iterate(self, enough: Callable[[], bool]) -> TrainResult:
-        """Iterations until `enough`, told as one; of a metric the last value counts."""
+    def _iterate(self, end: int, stop: Callable[[], bool] = lambda: False) -> TrainResult:
+        """Iterations to the step `end`, told as one row; of a metric the last value counts.
+
+        A row that `stop` cuts short is gone on with by the next call, also after a resume.
+        """
         began, steps_before = time.perf_counter(), self.env_steps
-        self._episodes = []
+        self.episodes = []
         self._seconds = {"sample": 0.0, "learn": 0.0}
-        metrics: Metrics = {}
+        if self._row_began is None:
+            self._row_began, self._metrics = steps_before, {}
         with self.learners.computing():
             while True:
                 self._steps_at_start = self.env_steps
-                metrics |= self.training_step()
+                metrics = self.training_step()
+                self._metrics |= metrics
                 self.iteration += 1
-                if enough():
+                self.midway = False
+                if self.env_steps >= end or stop():
                     break
         elapsed = time.perf_counter() - began
         self._trained_s += elapsed
-        metrics = metrics | self.window.metrics() | self._timing(elapsed, steps_before)
-        return self._result(metrics, elapsed, steps_before)
+        metrics = self._metrics | self.window.metrics() | self._timing(elapsed, steps_before)
+        whole = self.env_steps >= end
+        if whole:
+            self._row_began = None
+        return self._result(metrics, elapsed, steps_before, whole)
 
     def learn(self, total_steps: int | None = None) -> TrainResult:
         """Trains until the run has taken `total_steps` environment steps (default: the config's).
@@ -190,15 +211,16 @@ class Algorithm(ABC, Generic[ConfigT]):
         They end earlier where an evaluation or a checkpoint is due, and when `stop` says so.
         """
         config, before = self.config, self.env_steps
+        began = before if self._row_began is None else self._row_began
         ends = [
             (before // interval + 1) * interval
             for interval in (config.evaluation.interval, config.checkpoints.interval)
             if interval
         ]
-        end = min(before + config.metrics.interval, budget, *ends)
+        end = min(began + config.metrics.interval, budget, *ends)
         self._budget = budget
         try:
-            return self._iterate(lambda: self.env_steps >= end or (stop is not None and stop()))
+            return self._iterate(end, stop or (lambda: False))
         finally:
             self._budget = None
 
@@ -223,10 +245,10 @@ class Algorithm(ABC, Generic[ConfigT]):
         """A copy of what acts now; later training does not change it."""
         return Policy(self.learners.module, self.config.seed)
 
-    def close(self) -> None:
-        """Closes environments and ends every actor."""
+    def close(self, patience: float = CLOSE_S) -> None:
+        """Closes environments, waiting so many seconds for them, and ends every actor."""
         try:
-            self.env_runners.close()
+            self.env_runners.close(patience)
         finally:
             self.runtime.shutdown()
 
@@ -263,6 +285,8 @@ class Algorithm(ABC, Generic[ConfigT]):
                 "trained_s": self._trained_s,
                 "window": self.window.state(),
                 "best_return": self.best_return,
+                "row_began": self._row_began,
+                "row": {name: repr(float(value)) for name, value in self._metrics.items()},
             },
             self.learners.engine,
         )
@@ -286,7 +310,10 @@ class Algorithm(ABC, Generic[ConfigT]):
             self.window.load_state(counters["window"])
             best = counters["best_return"]
             self.best_return = None if best is None else float(best)
-        except (KeyError, TypeError, ValueError) as error:
+            row = counters.get("row_began")
+            self._row_began = None if row is None else int(row)
+            self._metrics = {str(k): float(v) for k, v in counters.get("row", {}).items()}
+        except snapshot.MALFORMED as error:
             raise CheckpointError(
                 f"{checkpoint.path}: does not hold a run of this config: {error!r}"
             ) from error
@@ -295,22 +322,27 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     @staticmethod
     def load(
-        path: str | Path, env: Callable[..., gymnasium.Env[Any, Any]] | str | None = None
+        path: str | Path,
+        env: Callable[..., gymnasium.Env[Any, Any]] | str | None = None,
+        imports: Collection[str] = (),
     ) -> Algorithm[Any]:
         """Builds the algorithm of a checkpoint, or of a run's newest, and goes on from there.
 
         Args:
             path: A checkpoint, or a run directory.
             env: In place of the environment it was trained in; needed where that was a callable.
+            imports: Modules that it may name and have imported, besides those that are already: of
+                an algorithm or environment of one's own.
 
         Raises:
             CheckpointError: It is damaged, foreign or newer than this version.
-            UsageError: Its environment was a callable, and `env` is missing.
+            UsageError: Its environment was a callable, and `env` is missing; or it names a module
+                that it may not.
         """
-        directory = Path(path)
-        latest = directory / "checkpoints" / "latest"
-        checkpoint = read_checkpoint(latest.resolve() if latest.exists() else directory)
-        config = read_config(checkpoint.text("config.yaml"), str(checkpoint.path / "config.yaml"))
+        checkpoint = snapshot.newest_checkpoint(Path(path))
+        source = str(checkpoint.path / "config.yaml")
+        replaced = () if env is None else ("env",)
+        config = read_config(checkpoint.text("config.yaml"), source, imports, replaced)
         if env is not None:
             config = replace(config, env=env)
         elif checkpoint.meta.get("env_is_callable"):
@@ -343,7 +375,9 @@ class Algorithm(ABC, Generic[ConfigT]):
             "perf/wait_share": max(0.0, 1 - (sampled + learnt) / elapsed),
         } | self.env_runners.health()
 
-    def _result(self, metrics: Metrics, elapsed: float, steps_before: int) -> TrainResult:
+    def _result(
+        self, metrics: Metrics, elapsed: float, steps_before: int, whole: bool
+    ) -> TrainResult:
         return TrainResult(
             env_steps=self.env_steps,
             total_steps=self._budget or self.config.total_steps,
@@ -352,5 +386,6 @@ class Algorithm(ABC, Generic[ConfigT]):
             episode_length_mean=self.window.length_mean,
             steps_per_second=(self.env_steps - steps_before) / elapsed,
             metrics=metrics,
-            episodes=tuple(self._episodes),
+            episodes=tuple(self.episodes),
+            whole=whole,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.problems import near_name
+from rl.configs.trust import check_imports
 from rl.configs.yaml_io import SettingsFile, located, read_settings, read_settings_file
 from rl.errors import ConfigError, UsageError
 
@@ -97,29 +98,43 @@ def config_class(name: str) -> type[AlgorithmConfig]:
     return found
 
 
-def read_config(text: str, source: str = "the text") -> AlgorithmConfig:
+def read_config(
+    text: str,
+    source: str = "the text",
+    imports: Collection[str] = (),
+    replaced: Collection[str] = (),
+) -> AlgorithmConfig:
     """Makes a config, of whatever algorithm it names, from what `to_yaml` wrote.
 
+    Args:
+        text: YAML.
+        source: Where it is from, for messages.
+        imports: Modules that it may name and have imported, besides those that are already.
+        replaced: `env`, where the caller puts another in its place.
+
     Raises:
-        UsageError: Its algorithm cannot be found.
+        UsageError: Its algorithm cannot be found, or is of a module it may not name.
         ConfigError: It is damaged or does not fit its algorithm; with the lines.
     """
-    return _made(read_settings(text, source))
+    return _made(read_settings(text, source), imports, replaced)
 
 
-def load_config(path: str | Path) -> AlgorithmConfig:
+def load_config(path: str | Path, imports: Collection[str] = ()) -> AlgorithmConfig:
     """Reads a whole config, as a run or a checkpoint keeps it.
 
     Raises:
-        UsageError: The file or its algorithm cannot be found.
+        UsageError: The file or its algorithm cannot be found, or it names a module it may not.
         ConfigError: It is damaged or does not fit its algorithm; with the lines.
     """
-    return _made(read_settings_file(path))
+    return _made(read_settings_file(path), imports)
 
 
-def _made(file: SettingsFile) -> AlgorithmConfig:
+def _made(
+    file: SettingsFile, imports: Collection[str], replaced: Collection[str] = ()
+) -> AlgorithmConfig:
     if file.algo is None:
         raise UsageError(f"{file.source} has no `algo:` line, which says whose settings these are")
+    check_imports(file, imports, replaced=replaced)
     try:
         return config_class(file.algo)(**file.values).checked()
     except ConfigError as error:

@@ -13,8 +13,10 @@ since
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,16 +27,40 @@ from rl.core.data.blocks import STATE, Part
 from rl.core.data.tree import Array
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.models.policy import Policy
-from rl.core.records.checkpoint import Checkpoint, Content
+from rl.core.records.checkpoint import Checkpoint, Content, read_checkpoint
+from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.frozen import Frozen
 from rl.env_runners.runner_state import LaneState, RunnerState
 
-__all__ = ["Memory", "files_of", "learner_state", "portable", "runner_states"]
+__all__ = [
+    "MALFORMED",
+    "Memory",
+    "files_of",
+    "learner_state",
+    "newest_checkpoint",
+    "portable",
+    "runner_states",
+]
 
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
 POLICY_WEIGHTS = "policy/weights.safetensors"
 MODULE = "module."
 MEMORY, ARRAYS = "replay/", ".safetensors"
+MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What reading a checkpoint raises that is sound as a file and holds something else."""
+
+logger = logging.getLogger(__name__)
+
+
+def newest_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint, or the newest valid one of a run. Raises `CheckpointError`."""
+    store = CheckpointStore(path / "checkpoints")
+    if not store.directory.is_dir():
+        return read_checkpoint(path)
+    checkpoint, skipped = store.newest_valid()
+    for reason in skipped:
+        logger.warning("%s; %s, which is older, is used instead", reason, checkpoint.path.name)
+    return checkpoint
 
 
 def portable(config: ConfigT) -> ConfigT:

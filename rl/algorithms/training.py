@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import os
-import shutil
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-from rl.algorithms.algorithm import Algorithm, TrainResult
+from rl.algorithms.algorithm import CLOSE_S, Algorithm, TrainResult
+from rl.algorithms.saving import Saves, resume_run
 from rl.algorithms.snapshot import portable
+from rl.algorithms.stopping import DEFAULT_GRACE_S, GivenUp, Interrupted, StopRequests
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.yaml_io import to_yaml
+from rl.core.data.rollout import Episode
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.episodes import EpisodeLog
+from rl.core.records.files import sweep, temporary_sibling
 from rl.core.records.metrics import MetricsLogger
 from rl.core.records.run_directory import RunDirectory
 from rl.env_runners.evaluation import Evaluation
-from rl.errors import RLError, UsageError
+from rl.errors import ConfigError, RLError, StorageError, UsageError
 
 __all__ = ["Interrupted", "Reporter", "RunResult", "train_run"]
 
@@ -58,123 +55,175 @@ class RunResult:
     checkpoint: Path
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to end early; its last iteration was finished and checkpointed."""
-
-    def __init__(self, signal_number: int, checkpoint: Path) -> None:
-        super().__init__(f"{signal.Signals(signal_number).name}: checkpoint {checkpoint}")
-        self.signal_number = signal_number
-        self.checkpoint = checkpoint
-
-    @property
-    def exit_code(self) -> int:
-        """128 and the signal's number, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
-        return 128 + self.signal_number
-
-
 def train_run(
-    config: AlgorithmConfig, run: RunDirectory, *, resume: bool, reporter: Reporter
+    config: AlgorithmConfig,
+    run: RunDirectory,
+    *,
+    resume: bool,
+    reporter: Reporter,
+    grace: float = DEFAULT_GRACE_S,
 ) -> RunResult:
     """Trains until the budget is spent, and leaves the run directory complete.
 
+    Args:
+        config: Settings of the run.
+        run: Its directory, locked.
+        resume: Whether to go on from its newest valid checkpoint, or from the beginning where it
+            has none yet.
+        reporter: Who is told.
+        grace: Seconds from SIGTERM to the end.
+
     Raises:
         RLError: What ended the run; `failure.json` then says so.
-        Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint.
     """
-    try:
-        with config.build() as algorithm:
-            return _Run(algorithm, run, reporter).execute(resume)
-    except Exception as error:
-        run.write_failure(_failure(error))
-        raise
+    with StopRequests(grace, reporter.message) as stop:
+        store = CheckpointStore(run.checkpoints, config.checkpoints.keep)
+        try:
+            with stop.may_give_up():
+                algorithm = config.build()
+        except GivenUp:
+            raise _interrupted(stop, store) from None
+        except Exception as error:
+            _record_failure(error, run, store, reporter)
+            raise
+        patience = CLOSE_S
+        try:
+            return _Run(algorithm, run, reporter, store, stop).execute(resume)
+        except GivenUp:
+            patience = 0.0
+            raise _interrupted(stop, store) from None
+        except Exception as error:
+            _record_failure(error, run, store, reporter)
+            raise
+        finally:
+            algorithm.close(patience)
 
 
-def _failure(error: Exception) -> dict[str, object]:
-    return {
+def _interrupted(stop: StopRequests, store: CheckpointStore) -> Interrupted:
+    assert stop.number is not None
+    return Interrupted(stop.number, store.latest)
+
+
+def _record_failure(
+    error: Exception, run: RunDirectory, store: CheckpointStore, reporter: Reporter
+) -> None:
+    """Writes `failure.json`, unless what failed is the question rather than the run."""
+    if isinstance(error, UsageError | ConfigError):
+        return
+    newest = store.latest
+    record = {
         "error": type(error).__name__,
         "message": str(error),
         "exit_code": error.exit_code if isinstance(error, RLError) else 1,
         "traceback": "".join(traceback.format_exception(error)),
+        "checkpoint": None if newest is None else str(newest.relative_to(run.path)),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    try:
+        run.write_failure(record)
+    except StorageError as other:  # the first error is the one to tell
+        reporter.message(f"warning: {other}")
 
 
 class _Run:
     """One stretch of a run, from start or resume to its end."""
 
-    def __init__(self, algorithm: Algorithm[Any], run: RunDirectory, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        algorithm: Algorithm[Any],
+        run: RunDirectory,
+        reporter: Reporter,
+        store: CheckpointStore,
+        stop: StopRequests,
+    ) -> None:
         self.algorithm = algorithm
         self.config = algorithm.config
         self.run = run
         self.reporter = reporter
-        self.store = CheckpointStore(run.checkpoints, self.config.checkpoints.keep)
+        self.stop = stop
         self.logger = MetricsLogger(run.path)
-        self.saved_at: tuple[int, Path] | None = None
+        self.saves = Saves(algorithm, self.logger, store, reporter.message)
         self.began = time.perf_counter()
+        self.trained_s = 0.0
 
     def execute(self, resume: bool) -> RunResult:
         """Trains, evaluates, saves; closes the logs whatever happens."""
-        if resume:
-            self._resume()
+        told = resume and self._resume()
         self.episodes = EpisodeLog(self.run.episodes_file)
         self.first_step = self.algorithm.env_steps
         self.reporter.start(self.config, self.run.path, self.first_step)
         self.reporter.message(_engine_line(self.algorithm.learners))
-        self.logger.log_text("config", f"```yaml\n{to_yaml(portable(self.config))}```", 0)
+        if not told:
+            self.logger.log_text("config", f"```yaml\n{to_yaml(portable(self.config))}```", 0)
         self.logger.log_hparams(_scalars(self.config))
         try:
-            with _stop_requests() as stop:
-                result, seconds = self._train(stop)
-            return self._complete(result, seconds)
+            self._train()
+            return self._complete()
+        except GivenUp:
+            if self.algorithm.episodes and not self.algorithm.midway:
+                self._log_episodes(self.algorithm.episodes)
+            self.saves.last_words()
+            raise
         finally:
+            self.saves.close()
             self.logger.close()
             self.episodes.close()
 
-    def _resume(self) -> None:
-        self.store.sweep()
-        checkpoint, skipped = self.store.newest_valid()
-        for reason in skipped:
-            self.reporter.message(f"warning: {reason}; an older checkpoint is used instead")
-        lost = self.algorithm.restore(checkpoint)
-        if lost:
-            self.reporter.message(
-                f"warning: {lost} steps of unfinished episodes could not be played again: the run"
-                " goes on, but not as if it had never stopped"
-            )
+    def _resume(self) -> bool:
+        """Goes to where the run stood; returns whether its logs begin with this config."""
+        store, logger = self.saves.store, self.logger
+        resumed = resume_run(self.algorithm, store, logger, self.reporter.message)
         done, wanted = self.algorithm.env_steps, self.config.total_steps
-        if done >= wanted:
+        if done >= wanted and self.run.result_file.exists():
             raise UsageError(
                 f"{self.run.path}: already at {done} of {wanted} environment steps; raise"
                 " --total-steps to go on"
             )
-        self.logger.cut_back(done)
-        self.saved_at = (done, checkpoint.path)
+        self.saves.saved = resumed.saved
+        self.saves.evaluated = resumed.saved is None or resumed.saved[1]
+        return resumed.same_config
 
-    def _train(self, stop: Callable[[], int | None]) -> tuple[TrainResult, float]:
+    def _train(self) -> None:
         config, algorithm = self.config, self.algorithm
-        seconds, result = 0.0, None
-        while result is None or algorithm.env_steps < config.total_steps:
+        self._stop_if_asked()
+        if not self.saves.evaluated and algorithm.env_steps < config.total_steps:
+            self._evaluate()  # it was given up when the run stopped
+        while algorithm.env_steps < config.total_steps:
             before, began = algorithm.env_steps, time.perf_counter()
-            result = algorithm.train_within(config.total_steps, lambda: stop() is not None)
-            seconds += time.perf_counter() - began
-            self.logger.log(result.metrics, result.env_steps)
-            for at, episode in result.episodes:
-                self.episodes.append(at, episode.episode_return, episode.length, episode.seconds)
-            self.episodes.flush()
-            self.reporter.progress(result)
-            ended = algorithm.env_steps >= config.total_steps
-            if not ended and _due(config.evaluation.interval, before, result.env_steps):
+            with self.stop.may_give_up():
+                result = algorithm.train_within(config.total_steps, self.stop.pressing)
+            self.trained_s += time.perf_counter() - began
+            self._log(result)
+            if algorithm.env_steps >= config.total_steps:
+                return  # it is evaluated and saved in any case
+            if _due(config.evaluation.interval, before, result.env_steps):
                 self._evaluate()
-            if _due(config.checkpoints.interval, before, result.env_steps):
-                self._save()
-            received = stop()
-            if received is not None and not ended:
-                raise Interrupted(received, self._save())
-        return result, seconds
+            self.saves.after(before, asked=self.stop.save_asked())
+            self._stop_if_asked()
+
+    def _log(self, result: TrainResult) -> None:
+        if result.whole:
+            self.logger.log(result.metrics, result.env_steps)
+        self._log_episodes(result.episodes)
+        self.reporter.progress(result)
+
+    def _log_episodes(self, episodes: Sequence[tuple[int, Episode]]) -> None:
+        for at, episode in episodes:
+            self.episodes.append(at, episode.episode_return, episode.length, episode.seconds)
+        self.episodes.flush()
+        self.algorithm.episodes = []
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.number is not None:
+            self.saves.last_words()
+            raise _interrupted(self.stop, self.saves.store)
 
     def _evaluate(self) -> Evaluation:
         """Tests the policy; the best so far is kept as a checkpoint."""
-        evaluation = self.algorithm.evaluate()
+        self.saves.evaluated = False
+        with self.stop.may_give_up():
+            evaluation = self.algorithm.evaluate()
         self.logger.log(
             {
                 "eval/mean_reward": evaluation.mean,
@@ -183,42 +232,39 @@ class _Run:
             },
             evaluation.env_steps,
         )
+        self.saves.evaluated = True
         self.reporter.evaluation(evaluation)
         best = self.algorithm.best_return
         if best is None or evaluation.mean > best:
             self.algorithm.best_return = evaluation.mean
-            self.store.mark_best(self._save())
+            self.saves.begin(best=True)
         return evaluation
 
-    def _save(self) -> Path:
-        """Writes a checkpoint, unless there is one of this very step."""
-        steps = self.algorithm.env_steps
-        if self.saved_at is None or self.saved_at[0] != steps:
-            self.saved_at = (steps, self.algorithm.save_to(self.store))
-        return self.saved_at[1]
-
-    def _complete(self, result: TrainResult, seconds: float) -> RunResult:
-        evaluation = self._evaluate()
-        checkpoint = self._save()
+    def _complete(self) -> RunResult:
+        """Evaluates and saves at the end, unless the run was killed after having done so."""
+        done = self.algorithm.env_steps
+        if self.saves.saved == (done, True):
+            with self.stop.may_give_up():
+                evaluation = self.algorithm.evaluate()
+        else:
+            evaluation = self._evaluate()
+        checkpoint = self.saves.finish()
         self._write_policy()
-        over = result.env_steps - self.config.total_steps
+        over = done - self.config.total_steps
         self.reporter.message(
-            f"took {result.env_steps} environment steps of {self.config.total_steps}: "
+            f"took {done} environment steps of {self.config.total_steps}: "
             + (f"{over} more, less than one fragment" if over else "exactly the budget")
         )
         outcome = RunResult(
-            env_steps=result.env_steps,
+            env_steps=done,
             total_steps=self.config.total_steps,
             seconds=time.perf_counter() - self.began,
-            steps_per_second=(result.env_steps - self.first_step) / seconds,
+            steps_per_second=(done - self.first_step) / self.trained_s if self.trained_s else 0.0,
             evaluation=evaluation,
-            episode_return_mean=result.episode_return_mean,
+            episode_return_mean=self.algorithm.window.return_mean,
             checkpoint=checkpoint,
         )
-        final = {"eval/mean_reward": evaluation.mean}
-        if not math.isnan(result.episode_return_mean):
-            final["rollout/ep_rew_mean"] = result.episode_return_mean
-        self.logger.log_hparams(_scalars(self.config), final)
+        self.logger.log_hparams(_scalars(self.config), {})
         self.run.write_result(_summary(outcome, self.run.path))
         self.reporter.finish(outcome)
         return outcome
@@ -226,11 +272,15 @@ class _Run:
     def _write_policy(self) -> None:
         """Puts `policy/` in place; an earlier stretch's makes way when the new one is whole."""
         target = self.run.policy
-        fresh = target.with_name(f".policy.{os.getpid()}")
-        self.algorithm.policy.save(fresh)
-        if target.exists():
-            shutil.rmtree(target)
-        fresh.rename(target)
+        fresh = temporary_sibling(target)
+        try:
+            self.algorithm.policy.save(fresh)
+            if target.exists():
+                target.rename(temporary_sibling(target))
+            fresh.rename(target)
+            sweep(self.run.path)
+        except OSError as error:
+            raise StorageError(f"cannot write {target}: {error.strerror}") from error
 
 
 def _engine_line(learners: LearnerGroup) -> str:
@@ -276,30 +326,3 @@ def _scalars(config: Any, prefix: str = "") -> dict[str, bool | int | float | st
         else:
             found[name] = str(value)
     return found
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], int | None]]:
-    """Makes a first Ctrl-C or SIGTERM a request to end after the iteration; a second acts.
-
-    Yields what tells the number of the signal received, if any. Outside the main thread, where
-    signals cannot be handled, none is ever reported.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -150,6 +152,15 @@ class _Forward(logging.Handler):
         self._show(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
+class _Console(Console):
+    """A console that goes silent when nobody reads any more: `train | head` trains on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # The interpreter flushes standard output at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class TerminalReporter:
     """The reporter of `train`. Use it in a `with` block, which leaves the terminal as it was."""
 
@@ -160,7 +171,7 @@ class TerminalReporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Shows on standard output and appends to `log_file`; `clock` counts seconds."""
-        self._console = console or Console(highlight=False)
+        self._console = console or _Console(highlight=False)
         self._live: Live | None = None
         self._clock = clock
         self._shown_at = -math.inf

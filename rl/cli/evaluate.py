@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rl.algorithms.registry import load_config
 from rl.cli.flags import Flag, parse, unknown_flags
+from rl.cli.train import TRUST, trusted_modules
 from rl.errors import ConfigError, Problem, UsageError
 
 __all__ = ["main"]
@@ -18,6 +19,7 @@ FLAGS = (
         "stochastic", "Draw actions instead of taking the likeliest.", default=False, paired=False
     ),
     Flag("json", "Print one JSON object.", default=False, paired=False),
+    TRUST,
 )
 
 
@@ -70,7 +72,7 @@ def main(arguments: list[str]) -> int:
     path = Path(line.words[0])
     if not path.is_dir():
         raise UsageError(f"{path} is no directory; give a run, such as runs/first")
-    config = load_config(_config_file(path))
+    config = load_config(_config_file(path), trusted_modules(line))
     directory = _policy_directory(path)
 
     from rl.core.models.policy import Policy

@@ -7,10 +7,12 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
+from rl.algorithms.stopping import leave_at_once
 from rl.configs.problems import near_name
 from rl.errors import EnvironmentFault, RLError, RuntimeFault, UsageError
 
@@ -45,6 +47,30 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """While a run does not listen to signals itself, there is nothing to save: they end it.
+
+    Not by an exception, which whatever is being imported would take for its own.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        text = f"error: stopped: {signal.Signals(number).name}\n"
+        os.write(sys.stderr.fileno(), text.encode())
+        leave_at_once(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _users_traceback(error: RLError) -> str:
@@ -92,6 +118,11 @@ def _named(name: str) -> Callable[[list[str]], int]:
     return command
 
 
+def _train(arguments: list[str]) -> int:
+    with _ends_at_once():
+        return _named("train")(arguments)
+
+
 def _dispatch(arguments: list[str]) -> int:
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -107,12 +138,12 @@ def _dispatch(arguments: list[str]) -> int:
         meant = near_name(name, COMMANDS)
         mend = f"did you mean {meant!r}?" if meant else f"there are {', '.join(COMMANDS)}"
         raise UsageError(f"rl has no command {name!r}; {mend}")
-    return _named(name)(rest)
+    return _train(rest) if name == "train" else _named(name)(rest)
 
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """The command `train`."""
-    return run_command(_named("train"), sys.argv[1:] if arguments is None else arguments)
+    return run_command(_train, sys.argv[1:] if arguments is None else arguments)
 
 
 def rl_main(arguments: Sequence[str] | None = None) -> int:

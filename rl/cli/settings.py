@@ -5,7 +5,7 @@ Each problem says which of them it came from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_origin
 
@@ -25,6 +25,7 @@ from rl.configs.describe import (
     setting_paths,
 )
 from rl.configs.presets import load_preset, preset_for
+from rl.configs.trust import check_imports
 from rl.configs.yaml_io import SettingsFile, located, read_scalar, read_settings_file
 from rl.errors import ConfigError, Problem, UsageError
 
@@ -139,7 +140,13 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def sources_for(
-    algo: str | None, env: str | None, config: str | None, preset: str | None, *, presets: bool
+    algo: str | None,
+    env: str | None,
+    config: str | None,
+    preset: str | None,
+    *,
+    presets: bool,
+    imports: Collection[str] = (),
 ) -> Sources:
     """Reads the files that the options of `train` name.
 
@@ -149,12 +156,19 @@ def sources_for(
         config: `--config`.
         preset: `--preset`; else the environment's own is taken, if `presets`.
         presets: False for `--no-preset`.
+        imports: `--trust`: modules that the file may name.
     """
     file = read_settings_file(config) if config else None
     if algo and file and file.algo and algo != file.algo:
         raise UsageError(
             f"--algo {algo} contradicts {file.where('algo')}, whose settings are {file.algo}'s;"
             " leave --algo out, or give another --config"
+        )
+    if file:
+        check_imports(
+            file,
+            imports,
+            replaced=[name for name, given in (("algo", algo), ("env", env)) if given],
         )
     algo = algo or (file.algo if file else None) or "ppo"
     settings = config_class(algo)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +15,42 @@ from rl.algorithms.registry import algorithm_names, load_config
 from rl.cli.flags import CommandLine, Flag, parse
 from rl.cli.settings import Sources, as_source, changed_names, config_from, sources_for
 from rl.configs.algorithm_config import AlgorithmConfig
+from rl.configs.trust import imports_of
 from rl.configs.yaml_io import to_yaml
-from rl.errors import ConfigError, UsageError
+from rl.errors import ConfigError, Problem, UsageError
 
-__all__ = ["main"]
+__all__ = ["TRUST", "main", "trusted_modules"]
 
 DESCRIPTION = (
     "Trains an algorithm on an environment. Settings are taken from the defaults, then the preset"
     " of the environment, then --config, then flags; the defaults shown here hold the others."
 )
+
+
+TRUST = Flag(
+    "trust",
+    "Modules that the config of a file or a run may name: its algorithm's, its environment's.",
+    "MODULE ...",
+    many=True,
+)
+
+
+def trusted_modules(line: CommandLine) -> tuple[str, ...]:
+    """The modules of `--trust`."""
+    words = line.values.get("trust", ())
+    return words if isinstance(words, tuple) else ()
+
+
+def _grace(line: CommandLine) -> float:
+    text = line.text("grace") or "20"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        problem = Problem("grace", f"must be a number of seconds above 0; got {text!r} (--grace)")
+        raise ConfigError("train", [problem])
+    return seconds
 
 
 def _options() -> list[Flag]:
@@ -36,6 +64,8 @@ def _options() -> list[Flag]:
         ),
         Flag("resume", "Directory of a run to continue; --total-steps may be raised.", "RUN"),
         Flag("run_dir", "Directory of the new run. (default: a new one in runs/)", "DIR"),
+        TRUST,
+        Flag("grace", "Seconds from SIGTERM to the end of the run.", "FLOAT", ("20",)),
     ]
 
 
@@ -64,7 +94,7 @@ def _resumed(
     if not path.is_file():
         records = importlib.import_module("rl.core.records.run_directory")
         records.RunDirectory.open(run).close()  # says what is wrong with the path
-    before = load_config(path)
+    before = load_config(path, trusted_modules(look))
     sources = Sources(type(before), (as_source(before, str(path)),))
     after, _ = config_from(sources, options, arguments, "train", DESCRIPTION)
     changed = [name for name in changed_names(before, after) if name != "total_steps"]
@@ -98,9 +128,10 @@ def main(arguments: list[str]) -> int:
             look.text("config"),
             look.text("preset"),
             presets="no_preset" not in look.values,
+            imports=trusted_modules(look),
         )
         config, _ = config_from(sources, options, arguments, "train", DESCRIPTION)
-    return _train(config, run, look.text("run_dir"), arguments)
+    return _train(config, run, look.text("run_dir"), arguments, _grace(look))
 
 
 def _refuse_finished(run: Path, result: Path, wanted: int) -> None:
@@ -136,7 +167,11 @@ def _discard(run: Path, made: Sequence[Path]) -> None:
 
 
 def _train(
-    config: AlgorithmConfig, resumed: str | None, run_dir: str | None, arguments: Sequence[str]
+    config: AlgorithmConfig,
+    resumed: str | None,
+    run_dir: str | None,
+    arguments: Sequence[str],
+    grace: float,
 ) -> int:
     """Looks at the environment, makes or opens the run directory, trains."""
     from rl.cli.console import TerminalReporter
@@ -159,9 +194,11 @@ def _train(
 
         with TerminalReporter(run.log_file) as reporter:
             try:
-                train_run(config, run, resume=resumed is not None, reporter=reporter)
+                again = resumed is not None
+                train_run(config, run, resume=again, reporter=reporter, grace=grace)
             except Interrupted:
-                reporter.message(f"continue with: train --resume {run.path}")
+                trusted = "".join(f" --trust {module}" for module in imports_of(config))
+                reporter.message(f"continue with: train --resume {run.path}{trusted}")
                 raise
             except (ConfigError, UsageError):
                 if resumed is None and not reporter.started:

@@ -186,7 +186,10 @@ class CheckpointsConfig(Settings):
     """What is kept to continue from."""
 
     interval: NotNegative = 0
-    """Environment steps between checkpoints; 0: only at the end."""
+    """Environment steps between checkpoints; 0: none by the count of steps."""
+    seconds: Annotated[float, Field(ge=0)] = 300.0
+    """Seconds of training after which a checkpoint is due besides; 0: none by the clock. The end of
+    a run, Ctrl-C and SIGTERM always leave one."""
     keep: AtLeastOne = 3
     """Newest checkpoints that are kept; older ones but the best are removed."""
 

@@ -159,11 +159,11 @@ class ElasticEnvRunnerGroup:
         """
         self._settle()
         asked = [self._ask(index, num_steps) for index in range(len(self._states))]
-        rollouts = []
-        for index, future in enumerate(asked):
-            rollout = self._answer(index, future, num_steps)
-            self._states[index] = self._states[index].after(rollout)
-            rollouts.append(rollout)
+        rollouts = [self._answer(index, future, num_steps) for index, future in enumerate(asked)]
+        # All or none: who gives up waiting can still save where every runner stood.
+        self._states = [
+            state.after(rollout) for state, rollout in zip(self._states, rollouts, strict=True)
+        ]
         return rollouts
 
     def _settle(self) -> None:
@@ -274,14 +274,19 @@ class ElasticEnvRunnerGroup:
             "sampler/discarded_steps": float(self._discarded),
         }
 
-    def close(self) -> None:
-        """Closes the environments and ends the processes. A second call does nothing."""
+    def close(self, patience: float = 10.0) -> None:
+        """Closes the environments and ends the processes, after so many seconds in any case.
+
+        A second call does nothing.
+        """
         hosts, self._hosts = self._hosts, []
+        deadline = time.monotonic() + patience
         try:
             alive = [host for host in hosts if host.alive]
             for future in [host.handle.call(RunnerHost.close) for host in alive]:
-                with contextlib.suppress(RuntimeFault):  # what is dead has nothing left to close
-                    result_of(future)
+                # What is dead has nothing left to close; what hangs is killed.
+                with contextlib.suppress(RuntimeFault):
+                    result_of(future, max(0.0, deadline - time.monotonic()))
         finally:
             for host in hosts:
                 host.handle.kill()

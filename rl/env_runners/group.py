@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,11 +88,11 @@ class EnvRunnerGroup:
             RestartsExhausted: A runner died more often than it may.
         """
         asked = [self._ask(index, num_steps) for index in range(len(self._runners))]
-        rollouts = []
-        for index, future in enumerate(asked):
-            rollout = self._answer(index, future, num_steps)
-            self._states[index] = self._states[index].after(rollout)
-            rollouts.append(rollout)
+        rollouts = [self._answer(index, future, num_steps) for index, future in enumerate(asked)]
+        # All or none: who gives up waiting can still save where every runner stood.
+        self._states = [
+            state.after(rollout) for state, rollout in zip(self._states, rollouts, strict=True)
+        ]
         return rollouts
 
     def _ask(self, index: int, num_steps: int) -> Future[Rollout]:
@@ -112,7 +113,7 @@ class EnvRunnerGroup:
                 attempts += 1
                 if attempts > self._max_restarts:
                     raise
-                logger.warning("%s Its fragment is sampled again.", error)
+                logger.info("%s Its fragment is sampled again.", error)  # the runtime has warned
                 restored = self._runners[index].call(EnvRunner.set_state, self._states[index])
                 future = self._ask(index, num_steps)
         if restored is not None:
@@ -150,13 +151,18 @@ class EnvRunnerGroup:
             "sampler/discarded_steps": float(self._discarded),
         }
 
-    def close(self) -> None:
-        """Closes the environments and ends the runners. A second call does nothing."""
+    def close(self, patience: float = 10.0) -> None:
+        """Closes the environments and ends the runners, after so many seconds in any case.
+
+        A second call does nothing.
+        """
         runners, self._runners = self._runners, []
+        deadline = time.monotonic() + patience
         try:
             for future in [runner.call(EnvRunner.close) for runner in runners]:
-                with contextlib.suppress(RuntimeFault):  # what is dead has nothing left to close
-                    result_of(future)
+                # What is dead has nothing left to close; what hangs is killed.
+                with contextlib.suppress(RuntimeFault):
+                    result_of(future, max(0.0, deadline - time.monotonic()))
         finally:
             for runner in runners:
                 runner.kill()
@@ -171,10 +177,10 @@ def modules_of(make_actor: ActorFactory) -> tuple[str, ...]:
     return (__name__.rpartition(".")[0] + ".env_runner", target.__module__)
 
 
-def result_of(future: Future[Any]) -> Any:
+def result_of(future: Future[Any], timeout: float | None = None) -> Any:
     """The result; an error of ours comes out as itself, with what the environment raised."""
     try:
-        return future.result()
+        return future.result(timeout)
     except ActorError as error:
         ours = error.__cause__
         if not isinstance(ours, RLError):

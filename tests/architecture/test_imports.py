@@ -11,7 +11,16 @@ import pytest
 import rl
 
 ROOT = Path(__file__).parents[2]
-ALGORITHM_PARTS = {"engines", "__init__", "algorithm", "registry", "snapshot", "training"}
+ALGORITHM_PARTS = {
+    "__init__",
+    "algorithm",
+    "engines",
+    "registry",
+    "saving",
+    "snapshot",
+    "stopping",
+    "training",
+}
 LIGHT = [
     "rl",
     "rl.cli.main",

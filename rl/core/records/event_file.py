@@ -19,10 +19,15 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rl.core.records.files import AppendFile
 
-__all__ = ["EventFile", "scalar", "text"]
+__all__ = ["EventFile", "event_files", "scalar", "text"]
 
 _FORMAT = "brain.Event:2"  # TensorBoard purges restarted runs from this version on
 _STAMP = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+
+
+def event_files(directory: Path) -> list[Path]:
+    """The event files of a directory, in the order TensorBoard reads them."""
+    return sorted(path for path in directory.iterdir() if _STAMP.match(path.name))
 
 
 class EventFile:
@@ -88,5 +93,6 @@ def plugin_metadata(plugin: str, content: bytes = b"") -> SummaryMetadata:
 
 def _stamp(directory: Path) -> int:
     """Now in seconds, but later than any file there: TensorBoard reads files in this order."""
-    stamps = [int(match[1]) for path in directory.iterdir() if (match := _STAMP.match(path.name))]
+    found = (_STAMP.match(path.name) for path in event_files(directory))
+    stamps = [int(match[1]) for match in found if match]
     return max([int(time.time()), *(stamp + 1 for stamp in stamps)])

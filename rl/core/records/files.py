@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
+import shutil
 from pathlib import Path
 
 __all__ = [
     "AppendFile",
     "replace_symlink",
+    "sweep",
     "sync_directory",
     "sync_file",
     "temporary_sibling",
@@ -18,6 +21,7 @@ __all__ = [
 ]
 
 _counter = itertools.count()
+_TEMPORARY = re.compile(r"\..+\.tmp-\d+-\d+")
 
 
 def temporary_sibling(path: Path) -> Path:
@@ -41,6 +45,16 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sweep(directory: Path) -> None:
+    """Removes what writers that were killed left in a directory that nobody else writes to."""
+    for path in directory.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_durably(path: Path, content: bytes) -> None:

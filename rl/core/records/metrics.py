@@ -10,20 +10,44 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from rl.core.records.board import Setting, hparams_end, hparams_start, layout
-from rl.core.records.event_file import EventFile, scalar, text
+from rl.core.records.event_file import EventFile, event_files, scalar, text
 from rl.core.records.guard import WriteGuard
-from rl.core.records.progress import STEPS_COLUMN, ProgressTable, cut_rows
+from rl.core.records.progress import STEPS_COLUMN, ProgressTable, cut_rows, keep_rows
 
-__all__ = ["MetricsLogger"]
+__all__ = ["LogPosition", "MetricsLogger"]
 
 _FLUSH_SECONDS = 2.0
+_EPISODES = "episodes.csv"
+
+
+@dataclass(frozen=True)
+class LogPosition:
+    """How far a run's logs reached at some moment; the default is before their first word."""
+
+    progress_rows: int = 0
+    """Rows of `progress.csv`."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of `episodes.csv` and of each event file."""
+    layout: bool = False
+    """Whether TensorBoard had been given its layout."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Raises `KeyError`, `TypeError` or `ValueError` for anything but a position."""
+        sizes = {str(name): int(size) for name, size in dict(data["sizes"]).items()}
+        return cls(int(data["progress_rows"]), sizes, bool(data["layout"]))
 
 
 class MetricsLogger:
@@ -96,18 +120,44 @@ class MetricsLogger:
             self._add(self._env_steps, *new, hparams_end(succeeded=succeeded))
         self.flush()
 
-    def cut_back(self, env_steps: int) -> None:
+    def position(self) -> LogPosition:
+        """Hands everything to the operating system, and says how far the files reach now."""
+        self.flush()
+        sizes = {}
+        with self._guard.writing():
+            for path in self.files():
+                sizes[path.name] = path.stat().st_size
+        return LogPosition(self._progress.rows, sizes, not self._layout_due)
+
+    def files(self) -> list[Path]:
+        """Every file of curves and tables that is there."""
+        tables = [self._progress.path, self._directory / _EPISODES]
+        return [*(path for path in tables if path.exists()), *event_files(self._directory)]
+
+    def cut_back(self, env_steps: int, to: LogPosition | None = None) -> None:
         """Forgets what was logged after `env_steps`, before a run goes on from a checkpoint.
 
-        `progress.csv` and `episodes.csv` lose the rows; TensorBoard forgets the points.
+        `progress.csv` and `episodes.csv` lose the rows; TensorBoard forgets the points. With the
+        position at that moment the event files lose them too, and so does every file what was
+        logged later at the same step.
         """
         self.flush()
         self._env_steps = env_steps
+        episodes = self._directory / _EPISODES
         with self._progress.guard.writing():
             cut_rows(self._progress.path, STEPS_COLUMN, env_steps)
-            cut_rows(self._directory / "episodes.csv", "env_step", env_steps)
+            cut_rows(episodes, "env_step", env_steps)
+            if to is not None:
+                keep_rows(self._progress.path, to.progress_rows)
+                _shorten(episodes, to.sizes)
+            self._progress.look_again()
         with self._guard.writing():
             self._close_events()
+            if to is not None:
+                for path in event_files(self._directory):
+                    _shorten(path, to.sizes)
+                self._layout_due = self._layout_due and not to.layout
+                self._hparams_started = bool(event_files(self._directory))
             self._events = EventFile(self._directory, purge_from=env_steps + 1)
 
     def flush(self) -> None:
@@ -154,3 +204,14 @@ class MetricsLogger:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _shorten(path: Path, sizes: Mapping[str, int]) -> None:
+    """Cuts a file to what it was, or removes one that was not there. Raises `OSError`."""
+    if not path.exists():
+        return
+    size = sizes.get(path.name)
+    if size is None:
+        path.unlink()
+    elif 0 <= size < path.stat().st_size:
+        os.truncate(path, size)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rl.core.records.files import AppendFile, write_atomically
 from rl.core.records.guard import WriteGuard
 
-__all__ = ["STEPS_COLUMN", "ProgressTable", "cut_rows"]
+__all__ = ["STEPS_COLUMN", "ProgressTable", "cut_rows", "keep_rows"]
 
 STEPS_COLUMN = "time/total_timesteps"
 
@@ -25,10 +25,18 @@ class ProgressTable:
         self._columns: list[str] = []
         self._file: AppendFile | None = None
         self._pending = 0
+        self.rows = 0
+        """Rows that the file holds."""
         with self.guard.writing():
-            if path.exists():
-                with path.open(encoding="utf-8", newline="") as file:
-                    self._columns = next(csv.reader(file), [])
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Takes columns and rows from the file, which somebody else has changed."""
+        if self.path.exists():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                table = csv.reader(file)
+                self._columns = next(table, [])
+                self.rows = sum(1 for _ in table)
 
     def append(self, metrics: Mapping[str, float], env_steps: int) -> None:
         """Adds a row; it reaches the file with the next `flush`."""
@@ -63,6 +71,7 @@ class ProgressTable:
         if self._file is not None:
             with self.guard.writing(self._pending):
                 self._file.flush()
+                self.rows += self._pending
         self._pending = 0
 
     def close(self) -> None:
@@ -91,6 +100,13 @@ def cut_rows(path: Path, column: str, env_steps: int) -> int:
             return len(lines) - number
         kept += len(line)
     return 0
+
+
+def keep_rows(path: Path, rows: int) -> None:
+    """Cuts a table after its first `rows` rows. Raises `OSError`."""
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        os.truncate(path, sum(len(line) for line in lines[: rows + 1]))
 
 
 def _is_within(line: bytes, place: int, env_steps: int) -> bool:

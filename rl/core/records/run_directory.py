@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rl.core.records.files import write_atomically
+from rl.core.records.files import sweep, write_atomically
 from rl.core.records.machine import describe_machine
 from rl.errors import StorageError, UsageError
 
@@ -76,11 +76,13 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Locks the directory of an earlier run, to go on with it."""
+        """Locks the directory of an earlier run, to go on with it; tidies up after a kill."""
         directory = Path(path)
         if not (directory / _CONFIG_NAME).is_file():
             raise UsageError(_why_no_run(directory))
-        return cls(directory, _lock(directory))
+        run = cls(directory, _lock(directory))
+        sweep(directory)
+        return run
 
     @property
     def config_file(self) -> Path:

@@ -1,0 +1,73 @@
+"""A run is a function of its config, whoever is killed on the way."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.runs import SMALL, Launcher, assert_same_run, kill, settings, write_config
+
+
+def _undisturbed(launcher: Launcher, values: dict[str, Any]) -> tuple[Path, float]:
+    """The run, and how many seconds it took."""
+    config = write_config(launcher.directory / "config.yaml", values)
+    began = time.monotonic()
+    assert launcher.run("--config", config, "--run-dir", "whole") == 0, launcher.said()
+    return launcher.directory / "whole", time.monotonic() - began
+
+
+def _kill_and_resume(launcher: Launcher, name: str, kills: int, moments: random.Random) -> int:
+    """Starts a run; kills its driver at most so often, and resumes it to its end.
+
+    Returns how often it was killed.
+    """
+    run, done = launcher.directory / name, 0
+    while True:
+        begun = (run / "config.yaml").exists()
+        pid = launcher.start(
+            *(("--resume", name) if begun else ("--config", "config.yaml", "--run-dir", name))
+        )
+        if done < kills:
+            time.sleep(moments.uniform(0.0, 1.0))
+            kill(pid)
+        status = launcher.wait()
+        if status == 0:
+            return done
+        assert status == -9, launcher.said()
+        done += 1
+
+
+def _survives_kills_of_its_driver(
+    launcher: Launcher, values: dict[str, Any], kills: int, share: float
+) -> None:
+    whole, seconds = _undisturbed(launcher, values)
+
+    class Moments(random.Random):
+        """Up to a share of the time that the whole run took, however slow the machine is."""
+
+        def uniform(self, a: float, b: float) -> float:
+            return super().uniform(a, b) * share * seconds
+
+    moments, done, runs = Moments(3), 0, 0
+    while done < kills:
+        done += _kill_and_resume(launcher, f"killed-{runs}", kills - done, moments)
+        assert_same_run(launcher.directory / f"killed-{runs}", whole)
+        runs += 1
+
+
+@pytest.mark.parametrize(("algo", "engine"), [("ppo", "inline"), ("dqn", "process")])
+def test_a_driver_killed_a_few_times_and_resumed(
+    launcher: Launcher, algo: str, engine: str
+) -> None:
+    _survives_kills_of_its_driver(launcher, settings(algo, engine), 3, 0.9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["inline", "process"])
+@pytest.mark.parametrize("algo", sorted(SMALL))
+def test_a_driver_killed_20_times_and_resumed(launcher: Launcher, algo: str, engine: str) -> None:
+    values = settings(algo, engine, total_steps=4096)
+    _survives_kills_of_its_driver(launcher, values, 20, 0.7)
