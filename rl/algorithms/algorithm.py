@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Self
 
@@ -20,6 +21,7 @@ import numpy as np
 from rl.algorithms import snapshot
 from rl.algorithms.engines import make_env_runners, make_runtime
 from rl.algorithms.registry import read_config
+from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.learner_group import LearnerGroup
@@ -275,7 +277,8 @@ class Algorithm(ABC, Generic[ConfigT]):
         """The files of a checkpoint by name, and what its manifest says of it."""
         return snapshot.files_of(
             self.config,
-            self.policy,
+            self._config_text,
+            self.learners.module,
             self.learners.get_state(),
             self._memory.files(self.learners),
             self.env_runners.states,
@@ -290,6 +293,10 @@ class Algorithm(ABC, Generic[ConfigT]):
             },
             self.learners.engine,
         )
+
+    @cached_property
+    def _config_text(self) -> bytes:
+        return to_yaml(snapshot.portable(self.config)).encode()
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Goes on from a checkpoint of the same config.

@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rl.configs.algorithm_config import AlgorithmConfig
-from rl.configs.yaml_io import to_yaml
 from rl.core.data.blocks import STATE, Part
 from rl.core.data.tree import Array
 from rl.core.learning.learner_group import LearnerGroup
-from rl.core.models.policy import Policy
+from rl.core.models.modules import Module
+from rl.core.models.policy import policy_files
 from rl.core.records.checkpoint import Checkpoint, Content, read_checkpoint
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.frozen import Frozen
@@ -70,7 +70,8 @@ def portable(config: ConfigT) -> ConfigT:
 
 def files_of(
     config: AlgorithmConfig,
-    policy: Policy,
+    config_text: bytes,
+    module: Module,
     learner: Mapping[str, Array],
     memory: Mapping[str, Content],
     runners: Sequence[RunnerState],
@@ -80,14 +81,14 @@ def files_of(
     """Files by name and the manifest's words, as `write_checkpoint` takes them."""
     heads, arrays = _runner_files(runners)
     files: dict[str, Any] = {
-        "config.yaml": to_yaml(portable(config)).encode(),
+        "config.yaml": config_text,
         "counters.json": _json(counters),
         "learner.safetensors": {k: v for k, v in learner.items() if not k.startswith(MODULE)},
         "runners.json": _json(heads),
         "runners.safetensors": arrays,
     }
     files |= memory
-    files |= {f"policy/{name}": content for name, content in policy.files().items()}
+    files |= {f"policy/{name}": content for name, content in policy_files(module).items()}
     forgotten = [
         f"runner {runner}, environment {b}"
         for runner, state in enumerate(runners)

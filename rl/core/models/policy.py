@@ -35,7 +35,7 @@ from rl.core.models.threads import torch_threads
 from rl.core.models.torch_actor import actor_factory
 from rl.errors import CheckpointError, UsageError
 
-__all__ = ["Policy", "register_module"]
+__all__ = ["Policy", "policy_files", "register_module"]
 
 FORMAT = 1
 LARGEST_FILE = 4 << 30
@@ -67,6 +67,29 @@ def register_module(name: str, build: Callable[[Mapping[str, Any]], Module]) -> 
     if name in _builders and _builders[name] is not build:
         raise UsageError(f"register_module: {name!r} is taken; choose another name")
     _builders[name] = build
+
+
+def policy_files(module: Module) -> dict[str, bytes]:
+    """The files of a policy directory by name; the description holds the sum of the weights.
+
+    Raises:
+        UsageError: The module does not describe itself, so nothing could load it again.
+    """
+    description = module.describe()
+    if description is None:
+        raise UsageError(
+            f"{type(module).__name__}.describe() gives None: return JSON from which it"
+            " can be built again, and register the builder with rl.register_module"
+        )
+    arrays = {name: t.cpu().numpy().copy() for name, t in module.state_dict().items()}
+    weights = save_safetensors(arrays)
+    head = {
+        "format": FORMAT,
+        "module": description,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    text = json.dumps(head, indent=2, allow_nan=False).encode()
+    return {"policy.json": text, "weights.safetensors": weights}
 
 
 class Policy:
@@ -223,26 +246,8 @@ class Policy:
         return leaves if self._layout.nested else leaves[""], singles.pop()
 
     def files(self) -> dict[str, bytes]:
-        """The files of a policy directory by name; the description holds the sum of the weights.
-
-        Raises:
-            UsageError: The module does not describe itself, so nothing could load it again.
-        """
-        description = self._module.describe()
-        if description is None:
-            raise UsageError(
-                f"{type(self._module).__name__}.describe() gives None: return JSON from which it"
-                " can be built again, and register the builder with rl.register_module"
-            )
-        arrays = {name: t.numpy().copy() for name, t in self._module.state_dict().items()}
-        weights = save_safetensors(arrays)
-        head = {
-            "format": FORMAT,
-            "module": description,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        }
-        text = json.dumps(head, indent=2, allow_nan=False).encode()
-        return {"policy.json": text, "weights.safetensors": weights}
+        """The files of a policy directory by name, see `policy_files`."""
+        return policy_files(self._module)
 
     def save(self, directory: str | Path) -> None:
         """Writes a policy directory. Raises `UsageError` when there is one already."""

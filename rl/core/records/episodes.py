@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -112,7 +112,7 @@ class EpisodeWindow:
 
     def state(self) -> WindowState:
         """What a checkpoint keeps, ready for JSON; oldest episode first."""
-        return {"episodes": [list(astuple(episode)) for episode in self._episodes]}
+        return {"episodes": [[e.episode_return, e.length, e.success] for e in self._episodes]}
 
     def load_state(self, state: WindowState) -> None:
         """Takes the place of what is there. A smaller window keeps the newest episodes."""
