@@ -1,10 +1,12 @@
 """How many environment steps a second does PPO learn from on CartPole-v1, beside Stable-Baselines3?
 
-8 environments x 128 steps, 4 epochs x 4 minibatches of 256, two hidden layers of 64, one thread,
-the other settings equal. Import and set-up are not counted. The peer's Python: `python -m venv
-PATH`, then `PATH/bin/pip install torch==2.13.0 stable-baselines3`.
+8 environments x 128 steps, 4 epochs x 4 minibatches of 256 (or --settings sb3, its defaults: 1
+environment x 2048 steps, 10 epochs of minibatches of 64), two hidden layers of 64, one thread, the
+other settings equal. Import and set-up are not counted. The peer's Python: `python -m venv PATH`,
+then `PATH/bin/pip install torch==2.13.0 stable-baselines3`.
 
     python benchmarks/ppo_cartpole.py --peer-python PATH/bin/python
+    python benchmarks/ppo_cartpole.py --peer-python PATH/bin/python --settings sb3
 """
 
 from __future__ import annotations
@@ -13,21 +15,23 @@ import json
 import time
 from pathlib import Path
 
-LENGTH, ENVIRONMENTS, EPOCHS, MINIBATCH = 128, 8, 4, 256
+SETTINGS = {"wide": (128, 8, 4, 256), "sb3": (2048, 1, 10, 64)}
+"""Steps, environments, epochs, minibatch."""
 
 
-def ours(steps: int, seed: int) -> dict[str, object]:
+def ours(steps: int, seed: int, settings: str) -> dict[str, object]:
     """Trains with this package, as `learn` does."""
     import rl
 
+    length, environments, epochs, minibatch = SETTINGS[settings]
     config = rl.PPOConfig(
         env="CartPole-v1",
         seed=seed,
         total_steps=steps,
-        rollout_length=LENGTH,
-        num_epochs=EPOCHS,
-        minibatch_size=MINIBATCH,
-    ).with_env_runners(envs_per_runner=ENVIRONMENTS)
+        rollout_length=length,
+        num_epochs=epochs,
+        minibatch_size=minibatch,
+    ).with_env_runners(envs_per_runner=environments)
     with config.build() as algorithm:
         began = time.perf_counter()
         result = algorithm.learn()
@@ -35,20 +39,21 @@ def ours(steps: int, seed: int) -> dict[str, object]:
     return _report(result.env_steps, seconds, result.episode_return_mean, rl.__version__)
 
 
-def sb3(steps: int, seed: int) -> dict[str, object]:
+def sb3(steps: int, seed: int, settings: str) -> dict[str, object]:
     """Trains with Stable-Baselines3."""
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
 
+    length, count, epochs, minibatch = SETTINGS[settings]
     torch.set_num_threads(1)
-    environments = make_vec_env("CartPole-v1", ENVIRONMENTS, seed=seed)
+    environments = make_vec_env("CartPole-v1", count, seed=seed)
     model = stable_baselines3.PPO(
         "MlpPolicy",
         environments,
-        n_steps=LENGTH,
-        batch_size=MINIBATCH,
-        n_epochs=EPOCHS,
+        n_steps=length,
+        batch_size=minibatch,
+        n_epochs=epochs,
         seed=seed,
         device="cpu",
     )
@@ -68,12 +73,16 @@ def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
     import _pairs
 
-    flags = _pairs.parser(__doc__).parse_args()
+    parser = _pairs.parser(__doc__)
+    parser.add_argument("--settings", choices=list(SETTINGS), default="wide")
+    flags = parser.parse_args()
     if flags.run:
         side = {"ours": ours, "sb3": sb3}[flags.run]
-        print(json.dumps(side(flags.steps, flags.seed)))
+        print(json.dumps(side(flags.steps, flags.seed, flags.settings)))
     else:
-        _pairs.compare("PPO CartPole-v1, steps/s", Path(__file__), flags, peer="sb3")
+        own = ("--settings", flags.settings)
+        question = f"PPO CartPole-v1, settings {flags.settings}, steps/s"
+        _pairs.compare(question, Path(__file__), flags, peer="sb3", own=own)
 
 
 if __name__ == "__main__":

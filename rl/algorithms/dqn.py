@@ -61,7 +61,8 @@ class DQNLearner(Learner[DQNConfig]):
         super().__init__(config, spaces, num_environments)
         self.experience = Experience(self, config, spaces)
         self.target, self.target_parameters = frozen_copy(self.module, self.flat.vector)
-        self.module.epsilon.fill_(self.exploration_rate(0))
+        self.epsilon = self.module.epsilon
+        self.epsilon.fill_(self.exploration_rate(0))
         if self.engine == "numpy":
             target = self.target_parameters.numpy()
             self.analytic = AnalyticDQN(config, self.module, self.flat, target)
@@ -112,7 +113,7 @@ class DQNLearner(Learner[DQNConfig]):
         steps_now = env_steps + rollout.num_steps
         learning_rate = self.set_learning_rate(env_steps)
         metrics = {
-            "rollout/exploration_rate": float(self.module.epsilon),
+            "rollout/exploration_rate": self.epsilon.item(),
             "train/learning_rate": learning_rate,
         }
         self.experience.remember(rollout, env_steps)
@@ -120,7 +121,7 @@ class DQNLearner(Learner[DQNConfig]):
         averages = Averages(self.ranks)
         for _ in range(self.experience.due_updates(env_steps, steps_now)):
             averages.add(**self.step())
-        self.module.epsilon.fill_(self.exploration_rate(steps_now))
+        self.epsilon.fill_(self.exploration_rate(steps_now))
         metrics |= {f"train/{name}": value for name, value in averages.result().items()}
         return metrics | self.experience.report(steps_now)
 

@@ -16,7 +16,7 @@ from rl.core.data.tree import Array, tree_map
 from rl.core.learning.analytic_ppo import PPOArrays
 from rl.core.learning.ranks import Ranks
 from rl.core.models.actor import draw_noise
-from rl.errors import UsageError
+from rl.errors import Diverged, UsageError
 
 VECTOR = spaces.Box(-1, 1, (4,))
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
@@ -263,3 +263,9 @@ def test_a_step_that_starts_too_far_away_is_not_taken() -> None:
     metrics = learner.update([rollout_of(generator, 40, 1)], 0)
     assert learner.num_updates < 15
     assert "train/approx_kl" not in metrics or metrics["train/approx_kl"] < 1e-6
+
+
+def test_a_run_that_diverges_says_so_and_warns_of_nothing_else() -> None:
+    config = PPOConfig(learning_rate=1e30, rollout_length=64, max_grad_norm=None)
+    with PPO(config.with_learners(engine="numpy")) as ppo, pytest.raises(Diverged, match="finite"):
+        ppo.learn(1000)

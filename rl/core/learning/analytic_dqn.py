@@ -24,7 +24,7 @@ from rl.core.models.spec import QNetworkSpec
 
 __all__ = ["AnalyticDQN", "dqn_obstacles"]
 
-ONE, HALF = np.float32(1), np.float32(0.5)
+ONE = np.float32(1)
 
 
 def dqn_obstacles(config: DQNConfig, module: QNetwork) -> Iterator[str]:
@@ -55,7 +55,7 @@ class AnalyticDQN:
         self._network = AnalyticQNetwork(module.spec, parameters, gradients)
         # Of its own, for its arrays must not take the place of those that wait for `backward`.
         self._target = AnalyticQNetwork(module.spec, table.views(target))
-        self._double = config.double
+        self._double, self._normalizes = config.double, config.normalize_observations
         buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
         self._live = Weights(0, flat.array, buffers)
         self._encode = NumpyEncoder(module.spec)
@@ -64,7 +64,7 @@ class AnalyticDQN:
         self._allocate(config.batch_size)
 
     def _allocate(self, size: int) -> None:
-        self._rows = np.arange(size)
+        self._firsts = np.arange(size) * self._num_actions  # where rows of [M, A] begin
         self._at_values = np.empty((size, self._num_actions), np.float32)
 
     def gradient(self, batch: Transitions, weights: Array | None) -> tuple[dict[str, float], Array]:
@@ -77,29 +77,31 @@ class AnalyticDQN:
         Returns:
             Scalars under their public names, and targets less values [M].
         """
-        if len(batch.returns) != len(self._rows):
-            self._allocate(len(batch.returns))
-        rows = self._rows
-        self._encode.set_weights(self._live)
+        size = len(batch.returns)
+        if size != len(self._firsts):
+            self._allocate(size)
+        if self._normalizes:
+            self._encode.set_weights(self._live)
         following = self._encode(batch.next_observations)
         next_values = self._target.forward(following)
         choosing = self._network.forward(following) if self._double else next_values
         mask = self._layout.mask_of(batch.next_observations)
-        targets = next_values[rows, best_allowed(choosing, mask)]
+        targets = next_values.take(self._firsts + best_allowed(choosing, mask))
         targets *= batch.discounts
         targets += batch.returns
-        values = self._network.forward(self._encode(batch.observations))[rows, batch.actions]
+        done = self._firsts + batch.actions
+        values = self._network.forward(self._encode(batch.observations)).take(done)
         errors = targets - values
-        slopes = errors.clip(-ONE, ONE)  # of Huber's loss, quadratic within 1
-        losses = slopes * (errors - HALF * slopes)
-        if weights is not None:
-            losses *= weights
-            slopes *= weights
-        slopes *= np.float32(-1 / len(rows))
+        slopes = np.maximum(np.minimum(errors, ONE), -ONE)  # of Huber's loss, quadratic within 1
+        weighted = slopes if weights is None else slopes * weights
+        loss = weighted.dot(errors) - 0.5 * weighted.dot(slopes)
         self._at_values.fill(0)
-        self._at_values[rows, batch.actions] = slopes
+        self._at_values.reshape(-1)[done] = weighted * np.float32(-1 / size)
         self._network.backward(self._at_values)
-        return {"loss": float(losses.mean()), "q_value": float(values.mean())}, errors
+        return {
+            "loss": float(loss) / size,
+            "q_value": float(np.add.reduce(values)) / size,
+        }, errors
 
 
 class AnalyticQNetwork:

@@ -54,16 +54,11 @@ class FlatParameters:
         self.ranks = Ranks()
         """With whom `agree` makes the gradient that of the whole batch."""
         self._moments: tuple[list[Tensor], ...] | None = None  # of the optimizer, once it has any
-
-    @property
-    def array(self) -> Array:
-        """`vector` as numpy sees it: the same memory. On the CPU only."""
-        return self.vector.numpy()
-
-    @property
-    def gradient_array(self) -> Array:
-        """`gradient` as numpy sees it: the same memory. On the CPU only."""
-        return self.gradient.numpy()
+        if not self.vector.is_cuda:
+            self.array: Array = self.vector.numpy()
+            """`vector` as numpy sees it: the same memory. On the CPU only."""
+            self.gradient_array: Array = self.gradient.numpy()
+            """`gradient` as numpy sees it."""
 
     def set_learning_rate(self, rate: float) -> None:
         """Of the steps from now on."""
@@ -110,11 +105,12 @@ class FlatParameters:
             self.optimizer.step()
             state = self.optimizer.state[self._leaf]
             self._moments = [state["exp_avg"]], [state["exp_avg_sq"]], [state["step"]]
+            self._count = state["step"].cpu().numpy()
             return
         settings = self.optimizer.param_groups[0]
         averages, squares, steps = self._moments
         beta1, beta2 = settings["betas"]
-        steps[0] += 1
+        self._count += 1  # the memory of `steps`
         torch._fused_adam_(  # what the optimizer itself calls; a test holds them to the same bits
             [self.vector],
             [self.gradient],
@@ -134,8 +130,10 @@ class FlatParameters:
     def is_finite(self) -> bool:
         """Whether every value is a number."""
         if not self.vector.is_cuda:
-            values = self.array  # a sum of squares shows at a tenth of the cost that all are
-            if math.isfinite(values.dot(values)):
+            with np.errstate(all="ignore"):
+                # A sum of squares shows at a tenth of the cost that all are.
+                squares = self.array.dot(self.array)
+            if math.isfinite(squares):
                 return True
         return bool(torch.isfinite(self.vector).all())
 

@@ -60,6 +60,7 @@ class Learner(ABC, Generic[ConfigT]):
         self._buffers = [
             (f"{name}." if name else "", part._buffers)  # noqa: SLF001
             for name, part in self.module.named_modules()
+            if part._buffers  # noqa: SLF001
         ]
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "learner"))
         self.flat = FlatParameters(
@@ -199,12 +200,12 @@ class Learner(ABC, Generic[ConfigT]):
         """A copy of what acting needs, under the next version number, or the last one `again`."""
         self._version += not again
         buffers = {
-            prefix + name: buffer.cpu().numpy().copy()
+            prefix + name: buffer.numpy(force=True).copy()
             for prefix, owned in self._buffers
             for name, buffer in owned.items()
             if buffer is not None
         }
-        return Weights(self._version, self.flat.vector.cpu().numpy().copy(), buffers)
+        return Weights(self._version, self.flat.vector.numpy(force=True).copy(), buffers)
 
     def get_state(self) -> dict[str, Array]:
         """Everything learning goes on from, as arrays by name; `module.*` is the policy."""
@@ -300,7 +301,9 @@ class Averages:
             row = torch.stack([value.detach() for value in values if isinstance(value, Tensor)])
             self._rows.append(row * self._ranks.share)
         else:
-            self._rows.append(tuple(value * self._ranks.share for value in values))  # type: ignore[misc]
+            share = self._ranks.share
+            own = values if share == 1 else tuple(value * share for value in values)
+            self._rows.append(own)  # type: ignore[arg-type]
 
     def result(self) -> Metrics:
         """The mean of each."""
@@ -310,7 +313,9 @@ class Averages:
         if isinstance(rows[0], Tensor):
             means = torch.stack(rows).mean(0)  # type: ignore[arg-type]
         else:
-            found = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+            found = (
+                rows[0] if len(rows) == 1 else [sum(c) / len(rows) for c in zip(*rows, strict=True)]
+            )
             if self._ranks.size == 1:
                 return dict(zip(self._names, found, strict=True))
             means = torch.tensor(found)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
@@ -25,6 +27,7 @@ class LearnerGroup:
         with torch_threads(threads):
             self._learner = make_learner()
         self._blas = BlasThreads()
+        self._computing = False
 
     @property
     def module(self) -> Module:
@@ -48,12 +51,20 @@ class LearnerGroup:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Sets the threads of torch and numpy for a block, so that calls in it need not."""
-        with torch_threads(self._threads), self._blas.limited(self._threads):
+        if self._computing:
             yield
+            return
+        with torch_threads(self._threads), self._blas.limited(self._threads):
+            self._computing = True
+            try:
+                yield
+            finally:
+                self._computing = False
 
     def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
         """See `Learner.update`. Raises `Diverged` when a parameter is no longer finite."""
-        with self.computing():
+        # Numbers that overflow are looked for after the update, not warned of in between.
+        with self.computing(), np.errstate(all="ignore"):
             metrics = self._learner.update(rollouts, env_steps)
             self._learner.check_finite(metrics)
         metrics["train/n_updates"] = float(self._learner.num_updates)

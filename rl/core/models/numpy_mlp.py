@@ -139,7 +139,7 @@ class NumpyLayers:
         """
         used = 0
         for index, (weight, bias) in enumerate(self._layers):
-            outputs = hidden @ weight
+            outputs = np.dot(hidden, weight)  # a microsecond less than @ for few rows
             outputs += bias
             if noise is not None:
                 sigma, bias_sigma = self._noisy[index]
@@ -218,12 +218,18 @@ class NumpyQActor:
         self._atoms = spec.num_atoms
         self._support = np.linspace(spec.v_min, spec.v_max, spec.num_atoms, dtype=np.float32)
         self._epsilon = 0.0
+        # A copy of its own: with new weights every few steps, that is cheaper than new views.
+        self._parameters: Array | None = None
 
     def set_weights(self, weights: Weights) -> None:
-        views = self._table.views(weights.parameters)
         self._encoder.set_weights(weights)
-        for part in self._parts:
-            part.set_weights(views)
+        if self._parameters is None:
+            self._parameters = weights.parameters.copy()
+            views = self._table.views(self._parameters)
+            for part in self._parts:
+                part.set_weights(views)
+        else:
+            np.copyto(self._parameters, weights.parameters)
         self._epsilon = float(weights.buffers["epsilon"])
 
     def _scores(self, observations: Tree, noise: Array | None) -> Array:
@@ -256,13 +262,16 @@ class NumpyQActor:
         best = best_allowed(scores, mask)
         if noise is None or self._epsilon == 0:
             return best, {}
-        share = noise[:, 0] / np.float32(self._epsilon)  # below 1: explores
+        share = noise[:, 0] / np.float32(self._epsilon)
+        explores = share < 1
+        if not explores.any():
+            return best, {}
         if mask is None:
             last = scores.shape[1] - 1
             anything = np.minimum((share * np.float32(last + 1)).astype(np.int64), last)
         else:
             anything = nth_allowed(mask, share)
-        return np.where(share < 1, anything, best), {}
+        return np.where(explores, anything, best), {}
 
 
 class NumpyActor:
@@ -311,11 +320,11 @@ class NumpyActor:
 
 def sample_categories(logits: Array, noise: Array) -> tuple[Array, Array]:
     """One category a row of logits [B, n] by noise [B]; with its log-probability [B]."""
-    logits = logits - logits.max(1, keepdims=True)
-    cumulative = np.exp(logits).cumsum(1)
+    logits = logits - np.maximum.reduce(logits, 1, keepdims=True)
+    cumulative = np.add.accumulate(np.exp(logits), 1)
     total = cumulative[:, -1]
     below = cumulative <= (noise * total)[:, None]
-    actions = np.minimum(below.sum(1), logits.shape[1] - 1)
+    actions = np.minimum(np.add.reduce(below, 1), logits.shape[1] - 1)
     return actions, logits[np.arange(logits.shape[0]), actions] - np.log(total)
 
 

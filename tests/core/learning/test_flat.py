@@ -79,3 +79,39 @@ def test_a_frozen_copy_keeps_its_values_and_shares_statistics() -> None:
     assert module.get_buffer("1.running_mean").any()
     vector.lerp_(flat.vector, 1.0)
     assert torch.equal(loss_of(target), loss_of(module))
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.01])
+def test_steps_have_the_bits_of_the_optimizer_alone_and_numpy_takes_the_same(
+    max_norm: float | None,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    flats = [FlatParameters(network().parameters(), 0.1, 1e-5) for _ in range(2)]
+    alone = nn.Parameter(flats[0].vector.clone())
+    optimizer = torch.optim.Adam([alone], lr=0.1, eps=1e-5, fused=True)
+    for step in range(6):
+        gradient = torch.randn(alone.shape, generator=generator)
+        for flat in flats:
+            flat.set_learning_rate(0.1 / (step + 1))
+            flat.gradient.copy_(gradient)
+        norm = flats[0].step(max_norm)
+        assert flats[1].step_array(max_norm) == pytest.approx(norm.item(), rel=1e-6)
+        optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+        alone.grad = flats[0].gradient.clone()  # clipped where it had to be
+        optimizer.step()
+        assert torch.equal(flats[0].vector, alone.detach())
+        torch.testing.assert_close(flats[1].vector, flats[0].vector, rtol=0, atol=1e-6)
+        if step == 2:  # a state in between goes on with the same bits
+            flats[0].set_state({k: v.numpy().copy() for k, v in flats[0].state().items()})
+    assert flats[0].optimizer_state()["step"].item() == 6
+    assert float(flats[0].gradient.norm()) <= (max_norm or 1e9) * 1.001
+
+
+def test_values_that_are_no_numbers_are_seen_and_huge_ones_are_numbers() -> None:
+    flat = FlatParameters(network().parameters(), 0.1)
+    assert flat.is_finite()
+    flat.vector[1] = 1e30  # its square is not finite
+    assert flat.is_finite()
+    for value in (torch.nan, torch.inf, -torch.inf):
+        flat.vector[2] = value
+        assert not flat.is_finite()
