@@ -57,6 +57,10 @@ def _survives_kills_of_its_driver(
         runs += 1
 
 
+@pytest.mark.fault(
+    "the driver is killed (SIGKILL) at random moments, each time resumed",
+    "weights, optimizer, replay, generators, tables and curves as if it had never been",
+)
 @pytest.mark.parametrize(("algo", "engine"), [("ppo", "inline"), ("dqn", "process")])
 def test_a_driver_killed_a_few_times_and_resumed(
     launcher: Launcher, algo: str, engine: str
@@ -64,6 +68,10 @@ def test_a_driver_killed_a_few_times_and_resumed(
     _survives_kills_of_its_driver(launcher, settings(algo, engine), 3, 0.9)
 
 
+@pytest.mark.fault(
+    "the same 20 times, every algorithm, inline and process",
+    "as above",
+)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ["inline", "process"])

@@ -46,6 +46,10 @@ def _assert_ended_well(launcher: Launcher, below: list[int]) -> None:
     assert_loadable(launcher.directory / "run")
 
 
+@pytest.mark.fault(
+    "Ctrl-C, SIGTERM, SIGHUP",
+    "the iteration ends, a checkpoint, code 130, 143, 129; resumed as if nothing had been",
+)
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
@@ -69,6 +73,10 @@ def test_asked_to_end_a_run_checkpoints_and_goes_on_later_as_if_nothing_had_been
     assert_same_run(launcher.directory / "run", launcher.directory / "whole")
 
 
+@pytest.mark.fault(
+    "Ctrl-C twice",
+    "ends within 2 s with code 130; earlier checkpoints stand, no process is left",
+)
 def test_a_second_ctrl_c_ends_at_once_with_what_was_saved_before(
     launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -106,6 +114,10 @@ gymnasium.register("Slow-v0", Slow)
 """
 
 
+@pytest.mark.fault(
+    "SIGTERM while a runner hangs, with or without the GIL",
+    "the iteration is given up, a checkpoint of the one before, code 143 within --grace",
+)
 @pytest.mark.parametrize("holds", ["time.sleep(1e6)", "ctypes.PyDLL(None).sleep(1000000)"])
 def test_sigterm_is_obeyed_in_time_even_when_a_runner_hangs(
     launcher: Launcher, tmp_path: Path, holds: str
@@ -129,6 +141,10 @@ def test_sigterm_is_obeyed_in_time_even_when_a_runner_hangs(
     assert newest.meta["env_steps"] == 4 * 32 * (130 // 32)
 
 
+@pytest.mark.fault(
+    "SIGUSR1",
+    "a checkpoint, and the run goes on",
+)
 def test_sigusr1_leaves_a_checkpoint_and_the_run_goes_on(launcher: Launcher) -> None:
     values = settings("ppo", "inline", checkpoints={"interval": 0, "keep": 99}, total_steps=4096)
     pid = _begun(launcher, values)
@@ -177,6 +193,10 @@ def _ctrl_c_at(launcher: Launcher, moment: float, gap: float | None) -> None:
 BEGIN = ("--config", "config.yaml", "--run-dir", "run")
 
 
+@pytest.mark.fault(
+    "Ctrl-C at any moment, once and twice",
+    "right code in time, checkpoints load, no traceback, no process left, exact resume",
+)
 @pytest.mark.parametrize(
     ("moments", "engine"),
     [
@@ -202,6 +222,10 @@ def test_ctrl_c_at_any_moment_once_and_twice(launcher: Launcher, moments: int, e
     assert_same_run(run, launcher.directory / "whole")
 
 
+@pytest.mark.fault(
+    "standard output is closed (train | head)",
+    "the run goes on, train.log has every line",
+)
 def test_a_reader_that_goes_away_does_not_end_the_run(launcher: Launcher, tmp_path: Path) -> None:
     values = settings("ppo", "inline")
     write_config(tmp_path / "config.yaml", values)

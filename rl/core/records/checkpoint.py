@@ -4,7 +4,7 @@
       meta.json            what the writer says of it
       <name>.safetensors   arrays; one that an earlier checkpoint had already is a link to it
       <name>.json, ...     whatever else was given, byte for byte
-      manifest.json        written last: format, version, size and SHA-256 of every other file
+      manifest.json        written last: format, version, size and SHA-256 of every file
 
 It is written beside its place, synced, and renamed. Reading checks every size and sum before
 anything is looked at, follows no link inside the directory, and unpickles nothing.
@@ -40,6 +40,7 @@ __all__ = [
     "Content",
     "Json",
     "read_checkpoint",
+    "sealed",
     "write_checkpoint",
 ]
 
@@ -55,6 +56,8 @@ _MANIFEST = "manifest.json"
 _META = "meta.json"
 _ARRAYS = ".safetensors"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,99}){0,3}")
+_SEAL = "sha256"
+_NO_SUM = "0" * 64
 _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_TEXT_BYTES = 256 << 20
 _DTYPES = frozenset("?bhilqBHILQefd")
@@ -189,7 +192,7 @@ def _fill(directory: Path, files: Mapping[str, Content]) -> dict[str, str]:
         shared = _put(path, content)
         entries[name] = {"size": path.stat().st_size, "sha256": shared or _sum(path)}
     manifest = {"kind": _KIND, "format": FORMAT, "version": __version__, "files": entries}
-    write_durably(directory / _MANIFEST, _json_bytes(manifest))
+    write_durably(directory / _MANIFEST, sealed(manifest))
     for parent in directories:
         sync_directory(parent)
     return {name: str(entry["sha256"]) for name, entry in entries.items()}
@@ -237,6 +240,24 @@ def _cannot_write(directory: Path, error: Exception) -> str:
     return f"cannot write checkpoint {directory}: {error}; {free:,} bytes are free there"
 
 
+def sealed(manifest: Mapping[str, object]) -> bytes:
+    """A manifest as a file, which ends with the sum of itself, zeros in the place of the sum."""
+    open_ = _json_bytes({**manifest, _SEAL: _NO_SUM})
+    return _with_sum(open_, hashlib.sha256(open_).hexdigest())
+
+
+def _with_sum(manifest: bytes, digest: str) -> bytes:
+    """The same with another sum at its end, if it ends with one."""
+    place = len(manifest) - len(_NO_SUM) - len('"\n}')
+    return manifest[:place] + digest.encode() + manifest[place + len(_NO_SUM) :]
+
+
+def _check_seal(file: Path, content: bytes, manifest: Mapping[str, Json]) -> None:
+    expected = hashlib.sha256(_with_sum(content, _NO_SUM)).hexdigest()
+    if manifest.get(_SEAL) != expected:
+        raise CheckpointError(f"{file} is damaged: it does not have the SHA-256 it names")
+
+
 def _read_manifest(path: Path) -> dict[str, _Entry]:
     """The files a checkpoint lists, with every name and number checked."""
     file = path / _MANIFEST
@@ -246,9 +267,11 @@ def _read_manifest(path: Path) -> dict[str, _Entry]:
         )
     if file.stat().st_size > _MAX_MANIFEST_BYTES:
         raise CheckpointError(f"{file} is larger than {_MAX_MANIFEST_BYTES} bytes")
-    manifest = _parse(file, file.read_bytes())
+    content = file.read_bytes()
+    manifest = _parse(file, content)
     if not isinstance(manifest, dict) or manifest.get("kind") != _KIND:
         raise CheckpointError(f"{path} is not a checkpoint of this platform: see {file}")
+    _check_seal(file, content, manifest)
     number = manifest.get("format")
     if not isinstance(number, int) or number < 1:
         raise CheckpointError(f"{file} is damaged: its format is {number!r}")

@@ -39,10 +39,13 @@ class CheckpointStore:
         A second checkpoint at the same step becomes `step_000100000-2`. Raises `StorageError`;
         the earlier checkpoints are then as they were.
         """
-        path = self._free_path(env_steps)
-        write_checkpoint(path, files, meta)
-        self._link(_LATEST, path)
-        self._prune(path)
+        try:
+            path = self._free_path(env_steps)
+            write_checkpoint(path, files, meta)
+            self._link(_LATEST, path)
+            self._prune(path)
+        except OSError as error:
+            raise StorageError(f"cannot save to {self.directory}: {error.strerror}") from error
         return path
 
     def mark_best(self, path: Path) -> None:

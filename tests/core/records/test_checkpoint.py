@@ -150,15 +150,17 @@ def test_the_manifest_is_written_last_and_the_name_comes_after_it(
     assert order == ["x.json", "meta.json", "manifest.json", "rename"]
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, place: int = -1) -> None:
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
+    content[place] ^= 1
     path.write_bytes(content)
 
 
 def edit_manifest(path: Path, **changes: object) -> None:
     file = path / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    manifest = json.loads(file.read_text())
+    del manifest["sha256"]
+    file.write_bytes(module.sealed({**manifest, **changes}))
 
 
 def relist(path: Path, name: str, entry: object) -> None:
@@ -191,6 +193,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing file": (lambda p: (p / "config.yaml").unlink(), r"config\.yaml is missing"),
     "extra file": (lambda p: (p / "evil.pkl").write_text(""), r"evil\.pkl is not in its manifest"),
     "swapped files": (swap, "damaged"),
+    "flipped bit in the manifest": (
+        lambda p: flip(p / "manifest.json", -80),
+        r"manifest\.json is d",
+    ),
     "no manifest": (lambda p: (p / "manifest.json").unlink(), "has no manifest"),
     "manifest cut": (lambda p: os.truncate(p / "manifest.json", 20), "no JSON"),
     "manifest empty": (lambda p: os.truncate(p / "manifest.json", 0), "no JSON"),
