@@ -1,0 +1,231 @@
+"""Runners that are killed, and environments that do what environments should not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.runs import (
+    Launcher,
+    assert_same_run,
+    descendants,
+    gone,
+    kill,
+    settings,
+    write_config,
+)
+
+BEGIN = ("--config", "config.yaml", "--run-dir", "run")
+
+
+def _runners(driver: int) -> list[int]:
+    """The workers: what the launcher below the driver has started."""
+    children = Path(f"/proc/{driver}/task/{driver}/children")
+    try:
+        below = [int(pid) for pid in children.read_text().split()]
+    except OSError:
+        return []
+    return [pid for launcher in below for pid in descendants(launcher)]
+
+
+@pytest.mark.fault(
+    "runners are killed (SIGKILL) at random moments",
+    "made anew, the lost fragment sampled again: exit 0, exact count and weights, a warning each",
+)
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(25, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_killed_runners_change_nothing(launcher: Launcher, tmp_path: Path, kills: int) -> None:
+    total = 2048 * (1 + kills // 5)
+    write_config(tmp_path / "config.yaml", settings("ppo", "process", total_steps=total))
+    chance, done = random.Random(kills), 0
+    pid = launcher.start(*BEGIN)
+    while done < kills and Path(f"/proc/{pid}/children").parent.exists():
+        time.sleep(chance.uniform(0.05, 0.25))
+        alive = _runners(pid)
+        if len(alive) == 2 and (tmp_path / "run" / "episodes.csv").exists():
+            victim = chance.choice(alive)
+            done += kill(victim)
+            assert gone([victim])
+    assert launcher.wait() == 0, launcher.said()
+    assert done == kills, "the run was over before its runners had been killed"
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.count("warning: ") == log.count("SIGKILL") == kills, log
+    last = list(csv.DictReader((tmp_path / "run" / "progress.csv").read_text().splitlines()))
+    told = [float(row["sampler/restarts"]) for row in last if row["sampler/restarts"]]
+    assert told[-1] <= kills
+    assert told[-1] >= kills - 1, "one may have come after the last row"
+    inline = settings("ppo", "inline", total_steps=total)
+    write_config(tmp_path / "whole.yaml", inline)
+    assert launcher.run("--config", "whole.yaml", "--run-dir", "whole") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+FAULTY = """
+import ctypes
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Faulty(CartPoleEnv):
+    '''CartPole that does something bad in its 40th step, every time or the first time ever.'''
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        flag = Path({flag!r})
+        if self.steps == 40 and not ({once} and flag.exists()):
+            flag.touch()
+            {fault}
+        return observation, reward, terminated, truncated, info
+
+
+gymnasium.register("Faulty-v0", Faulty)
+"""
+
+
+def _run_with(launcher: Launcher, fault: str, *, once: bool) -> int:
+    flag = str(launcher.directory / "flag")
+    text = FAULTY.format(flag=flag, once=once, fault=fault)
+    (launcher.directory / "faulty.py").write_text(text)
+    values = settings("ppo", "process", total_steps=1024, evaluation={"num_episodes": 1}) | {
+        "env": "faulty:Faulty-v0",
+        "env_runners": {"num": 2, "envs_per_runner": 2, "step_timeout": 2.0},
+        "runtime": {"engine": "process", "max_restarts": 3},
+    }
+    write_config(launcher.directory / "config.yaml", values)
+    return launcher.run(*BEGIN, "--trust", "faulty")
+
+
+CRASHES = {
+    "an environment ends its process": "os._exit(0)",
+    "a segmentation fault in an environment": "ctypes.string_at(0)",
+    "an environment kills itself": "os.kill(os.getpid(), 9)",
+    "an environment hangs": "time.sleep(1e6)",
+    "an environment hangs and holds the interpreter": "ctypes.PyDLL(None).sleep(1000000)",
+}
+
+
+@pytest.mark.fault(
+    "an environment exits, crashes or hangs once, with or without the GIL",
+    "its runner is made anew (after step_timeout when it hangs); exit 0, same weights",
+)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=[] if "seg" in fault or "holds" in fault else [pytest.mark.slow])
+        for fault in CRASHES
+    ],
+)
+def test_a_crash_in_an_environment_changes_nothing(
+    launcher: Launcher, tmp_path: Path, fault: str
+) -> None:
+    assert _run_with(launcher, CRASHES[fault], once=True) == 0, launcher.said()
+    assert launcher.said().count("warning: ") >= 1
+    (tmp_path / "run").rename(tmp_path / "disturbed")
+    assert _run_with(launcher, "pass", once=True) == 0, launcher.said()
+    assert_same_run(tmp_path / "disturbed", tmp_path / "run")
+
+
+BROKEN = {
+    "raise ValueError('my wall')": (3, "my wall"),
+    "observation = observation * np.nan": (3, "nan"),
+    "observation = observation[:2]": (3, "shape (2,)"),
+    "reward = 'much'": (3, "reward"),
+    "os._exit(7)": (4, "exit code 7"),
+}
+
+
+@pytest.mark.fault(
+    "an environment raises, returns NaN, a wrong shape or no reward",
+    "code 3 with environment, step and value; the environment's own traceback; failure.json",
+)
+@pytest.mark.fault(
+    "an environment ends its process every time",
+    "code 4 with the exit code, after three alike; failure.json",
+)
+@pytest.mark.parametrize("fault", list(BROKEN))
+def test_an_environment_that_is_broken_ends_the_run(
+    launcher: Launcher, tmp_path: Path, fault: str
+) -> None:
+    code, word = BROKEN[fault]
+    assert _run_with(launcher, fault, once=False) == code, launcher.said()
+    last = launcher.said().splitlines()
+    assert sum(line.startswith("error: ") for line in last) == 1
+    assert word in launcher.said()
+    failure = json.loads((tmp_path / "run" / "failure.json").read_text())
+    assert failure["exit_code"] == code
+    assert word in failure["message"]
+
+
+@pytest.mark.fault(
+    "the driver is killed while an environment has children of its own",
+    "no process of the run is left",
+)
+def test_nothing_outlives_a_killed_driver(launcher: Launcher, tmp_path: Path) -> None:
+    text = FAULTY.format(
+        flag=str(tmp_path / "flag"), once=True, fault="subprocess.Popen(['sleep', '1000'])"
+    )
+    (tmp_path / "faulty.py").write_text(text)
+    values = settings("ppo", "process", total_steps=10**7, evaluation={"interval": 0})
+    write_config(tmp_path / "config.yaml", values | {"env": "faulty:Faulty-v0"})
+    pid = launcher.start(*BEGIN, "--trust", "faulty")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "flag").exists():
+        assert time.monotonic() < deadline, launcher.said()
+        time.sleep(0.02)
+    time.sleep(0.2)
+    below = list(descendants(pid))
+    names = [Path(f"/proc/{child}/comm").read_text().strip() for child in below]
+    assert "sleep" in names
+    assert kill(pid)
+    assert launcher.wait() == -9
+    assert gone(below), "something outlived the driver"
+
+
+@pytest.mark.fault(
+    "the whole run is suspended (SIGSTOP) for longer than step_timeout, and resumed",
+    "nobody is taken for hung; same weights",
+)
+def test_a_run_that_was_suspended_goes_on(launcher: Launcher, tmp_path: Path) -> None:
+    values = settings("ppo", "process", total_steps=4096) | {
+        "env_runners": {"num": 2, "envs_per_runner": 2, "step_timeout": 1.0}
+    }
+    write_config(tmp_path / "config.yaml", values)
+    pid = launcher.start(*BEGIN)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "episodes.csv").exists():
+        assert time.monotonic() < deadline, launcher.said()
+        time.sleep(0.01)
+    everyone = [pid, *descendants(pid)]
+    for number, seconds in ((signal.SIGSTOP, 2.5), (signal.SIGCONT, 0.0)):
+        for each in everyone:
+            kill(each, number)
+        time.sleep(seconds)
+    assert launcher.wait() == 0, launcher.said()
+    assert "warning" not in launcher.said()
+
+
+@pytest.mark.fault(
+    "the clock of the wall jumps by a day, to and fro", "no timeout, no negative speed"
+)
+def test_a_clock_that_jumps_changes_nothing(launcher: Launcher, tmp_path: Path) -> None:
+    write_config(tmp_path / "config.yaml", settings("ppo", "process"))
+    assert launcher.run(*BEGIN, skew=86_400.0) == 0, launcher.said()
+    assert "warning" not in launcher.said()
+    rows = csv.DictReader((tmp_path / "run" / "progress.csv").read_text().splitlines())
+    assert all(float(row["time/fps"]) > 0 for row in rows if row["time/fps"])
