@@ -1,6 +1,8 @@
 """Tuned settings as data: a file for an algorithm and an environment, `presets/<algo>/<env>.yaml`.
 
-A file is a settings file whose `env` may be a pattern: `ALE/*`. A new one needs no code.
+A file is a settings file whose `env` may be a pattern: `ALE/*`. A new one needs no code. Other
+settings for an environment stand in a file of their own under a name behind an `@`,
+`CartPole-v1@rainbow`; they are taken only when asked for by that name.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ from rl.errors import UsageError
 __all__ = ["find_preset", "load_preset", "preset_for", "preset_names"]
 
 DIRECTORY = Path(__file__).parent / "presets"
+VARIANT = "@"
 
 
 @functools.cache
 def _presets(algo: str) -> dict[str, SettingsFile]:
-    """Environment id or pattern -> what its file says."""
+    """Environment id or pattern, with `@variant` where there is one -> what its file says."""
     found = {}
     for path in sorted((DIRECTORY / algo).glob("*.yaml")):
         file = read_settings_file(path)
-        found[str(file.values["env"])] = file
+        _, at, variant = path.stem.partition(VARIANT)
+        found[str(file.values["env"]) + at + variant] = file
     return found
 
 
@@ -34,14 +38,14 @@ def _is_pattern(name: str) -> bool:
 
 
 def preset_names(algo: str) -> list[str]:
-    """Environment ids and patterns that `algo`, a short name, has presets for."""
+    """Environment ids, patterns and `id@variant`s that `algo`, a short name, has presets for."""
     return list(_presets(algo))
 
 
 def preset_for(algo: str, env_id: str) -> SettingsFile | None:
     """The preset of an environment; a pattern counts when no file names the environment itself.
 
-    `values["env"]` is the environment asked for.
+    `values["env"]` is the environment asked for, without the variant.
     """
     presets = _presets(algo)
     matching = [name for name in presets if fnmatch.fnmatchcase(env_id, name)]
@@ -50,7 +54,8 @@ def preset_for(algo: str, env_id: str) -> SettingsFile | None:
     name = env_id if env_id in presets else matching[0]
     file = presets[name]
     source = f"preset {algo}/{name}"
-    return SettingsFile(source, file.algo, {**file.values, "env": env_id}, dict(file.lines))
+    own_id = env_id.partition(VARIANT)[0]
+    return SettingsFile(source, file.algo, {**file.values, "env": own_id}, dict(file.lines))
 
 
 def load_preset(algo: str, name: str) -> SettingsFile:

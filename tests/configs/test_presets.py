@@ -52,7 +52,7 @@ def test_a_preset_makes_a_config(algo: str, name: str) -> None:
 def test_a_preset_lies_where_its_contents_say(path) -> None:  # type: ignore[no-untyped-def]
     file = read_settings_file(path)
     assert file.algo == path.parent.name
-    assert path.stem == file.values["env"].replace("/", "__").replace("*", "any")
+    assert path.stem.partition("@")[0] == file.values["env"].replace("/", "__").replace("*", "any")
 
 
 def test_a_pattern_stands_for_every_environment_of_its_family() -> None:
@@ -60,6 +60,21 @@ def test_a_pattern_stands_for_every_environment_of_its_family() -> None:
     assert found is not None
     assert found["env"] == "ALE/Breakout-v5"
     assert found["clip_range"] == 0.1
+
+
+def test_a_variant_is_taken_only_when_asked_for_by_its_name() -> None:
+    found = find_preset("dqn", "CartPole-v1@rainbow")
+    plain = find_preset("dqn", "CartPole-v1")
+    assert found is not None
+    assert plain is not None
+    options = ("double", "dueling", "prioritized", "distributional", "noisy")
+    assert all(found[option] for option in options)
+    assert found["n_step"] == 3
+    assert not set(options) & set(plain)
+    assert found["env"] == plain["env"] == "CartPole-v1"
+    assert "CartPole-v1@rainbow" in preset_names("dqn")
+    with pytest.raises(UsageError, match="did you mean 'CartPole-v1@rainbow'"):
+        load_preset("dqn", "CartPole-v1@rainbo")
 
 
 def test_an_environment_without_a_preset_has_none() -> None:
