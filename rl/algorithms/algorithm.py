@@ -19,10 +19,11 @@ import gymnasium
 import numpy as np
 
 from rl.algorithms import snapshot
-from rl.algorithms.engines import make_env_runners, make_runtime
+from rl.algorithms.engines import make_env_runners, make_learners, make_runtime
 from rl.algorithms.registry import read_config
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode, Rollout
+from rl.core.learning.devices import device_problems
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.models.policy import Policy
@@ -74,17 +75,22 @@ class Algorithm(ABC, Generic[ConfigT]):
             UsageError: The environment does not exist or does not suit the algorithm.
             EnvironmentFault: Its constructor raised.
         """
-        self.config = config.checked()
+        self.config = config.checked(
+            () if config.runtime.engine == "ray" else device_problems(config.learners)
+        )
         self.spaces = describe_env(config)
         self.env_steps = 0
         self.iteration = 0
         self.window = EpisodeWindow(config.metrics.window)
-        self.learners = LearnerGroup(self.make_learner, config.learners.threads)
         self.runtime = make_runtime(config)
-        self.env_runners = make_env_runners(
-            self.runtime, config, actor_factory(self.learners.module), self.spaces
-        )
-        self.publish_weights()
+        try:
+            self.learners = make_learners(self)
+            make_actor = actor_factory(self.learners.module)
+            self.env_runners = make_env_runners(self.runtime, config, make_actor, self.spaces)
+            self.publish_weights()
+        except BaseException:
+            self.runtime.shutdown()
+            raise
         self._memory = snapshot.Memory()
         self._budget: int | None = None
         self._steps_at_start = 0
@@ -101,7 +107,10 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def make_learner(self) -> Learner[ConfigT]:
-        """Builds the learner of `self.config` and `self.spaces`."""
+        """Builds the learner of `self.config` and `self.spaces`.
+
+        It may be called in another process, on an algorithm that knows nothing but these two.
+        """
 
     @abstractmethod
     def training_step(self) -> Metrics:
@@ -149,7 +158,11 @@ class Algorithm(ABC, Generic[ConfigT]):
     def learn_from(self, rollouts: Sequence[Rollout]) -> Metrics:
         """One `Learner.update`; schedules stand where they stood when the iteration began."""
         began = time.perf_counter()
-        metrics = self.learners.update(rollouts, self._steps_at_start)
+        if isinstance(self.learners, LearnerGroup):
+            metrics = self.learners.update(rollouts, self._steps_at_start)
+        else:
+            references = [self.env_runners.reference(rollout) for rollout in rollouts]
+            metrics = self.learners.update(references, self._steps_at_start)
         self._seconds["learn"] += time.perf_counter() - began
         return metrics
 
@@ -380,7 +393,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             "perf/sample_share": sampled / elapsed,
             "perf/learn_share": learnt / elapsed,
             "perf/wait_share": max(0.0, 1 - (sampled + learnt) / elapsed),
-        } | self.env_runners.health()
+        } | (self.env_runners.health() | self.learners.health())
 
     def _result(
         self, metrics: Metrics, elapsed: float, steps_before: int, whole: bool

@@ -54,6 +54,7 @@ class DQNLearner(Learner[DQNConfig]):
     """Remembers transitions and regresses Q on targets that a slower copy of it makes."""
 
     module: QNetwork
+    experience: Experience
     analytic: AnalyticDQN
     """There with the numpy engine alone."""
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.spaces import Spaces
+from rl.core.learning.devices import devices_of_ranks
+from rl.core.learning.learner import Learner
+from rl.core.learning.learner_actors import LearnerActors
+from rl.core.learning.learner_group import LearnerGroup
 from rl.core.models.actor import ActorFactory
 from rl.core.runtime import Runtime
 from rl.env_runners.elastic import ElasticEnvRunnerGroup
 from rl.env_runners.group import EnvRunnerGroup
 
-__all__ = ["choose_engine", "make_env_runners", "make_runtime"]
+if TYPE_CHECKING:
+    from rl.algorithms.algorithm import Algorithm
+
+__all__ = ["choose_engine", "make_env_runners", "make_learners", "make_runtime"]
 
 
 def choose_engine(config: AlgorithmConfig) -> str:
-    """The engine asked for; `auto` takes processes where runners can work side by side."""
+    """The engine asked for; `auto` takes processes where parts of the run work side by side."""
     if config.runtime.engine != "auto":
         return config.runtime.engine
+    if config.learners.num > 0:
+        return "process"
     cores = len(os.sched_getaffinity(0))
     return "process" if config.env_runners.num > 1 and cores > 1 else "inline"
 
@@ -35,6 +46,23 @@ def make_runtime(config: AlgorithmConfig) -> Runtime:
         env_vars=dict(settings.env_vars),
         placement_timeout=settings.placement_timeout,
     )
+
+
+def make_learners(algorithm: Algorithm[Any]) -> LearnerGroup | LearnerActors:
+    """The learners of an algorithm that has its config, spaces and runtime."""
+    config = algorithm.config
+    if config.learners.num == 0:
+        return LearnerGroup(algorithm.make_learner, config.learners.threads)
+    clustered = algorithm.runtime.engine == "ray"
+    makers: list[Callable[[], Learner[Any]]] = []
+    for device in devices_of_ranks(config.learners, clustered):
+        bare = object.__new__(type(algorithm))  # the algorithm as `make_learner` knows it
+        bare.config = config.with_learners(device=device)
+        bare.spaces = algorithm.spaces
+        makers.append(bare.make_learner)
+    # The first optimizer imports torch._dynamo: once here, and not in every learner.
+    preload = ("torch", "torch._dynamo", type(algorithm).__module__)
+    return LearnerActors(algorithm.runtime, makers, config, preload)
 
 
 def make_env_runners(

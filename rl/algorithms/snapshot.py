@@ -24,6 +24,7 @@ import numpy as np
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.blocks import STATE, Part
 from rl.core.data.tree import Array
+from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.models.modules import Module
 from rl.core.models.policy import policy_files
@@ -172,7 +173,7 @@ class Memory:
     def __init__(self) -> None:
         self._blocks: dict[str, Frozen] = {}
 
-    def files(self, learners: LearnerGroup) -> dict[str, Content]:
+    def files(self, learners: LearnerGroup | LearnerActors) -> dict[str, Content]:
         """The files of a checkpoint; what earlier ones hold is not even copied."""
         held = [name for name, block in self._blocks.items() if block.held()]
         files: dict[str, Content] = {}
@@ -187,7 +188,7 @@ class Memory:
         self._blocks = blocks
         return files
 
-    def restore(self, checkpoint: Checkpoint, learners: LearnerGroup) -> None:
+    def restore(self, checkpoint: Checkpoint, learners: LearnerGroup | LearnerActors) -> None:
         """Gives the learner back what it remembered, a block at a time."""
         stored = _StoredParts(checkpoint)
         learners.set_memory(stored)

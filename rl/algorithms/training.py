@@ -16,6 +16,7 @@ from rl.algorithms.stopping import DEFAULT_GRACE_S, GivenUp, Interrupted, StopRe
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode
+from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.episodes import EpisodeLog
@@ -283,7 +284,7 @@ class _Run:
             raise StorageError(f"cannot write {target}: {error.strerror}") from error
 
 
-def _engine_line(learners: LearnerGroup) -> str:
+def _engine_line(learners: LearnerGroup | LearnerActors) -> str:
     """Which engine learns, and why where it is not the faster one."""
     line = f"learning engine: {learners.engine}"
     obstacles = learners.engine_obstacles

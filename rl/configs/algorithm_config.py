@@ -120,14 +120,48 @@ class EnvRunnersConfig(Settings):
 class LearnersConfig(Settings):
     """How the network is trained."""
 
+    num: NotNegative = 0
+    """Processes that learn side by side, each from its part of every batch; 0: this process."""
     device: Device = "cpu"
     """Where the update runs: cpu, cuda, cuda:N, or auto (cuda when there is one)."""
     threads: AtLeastOne = 1
-    """Processor threads of the update; results depend on it in the last bits."""
+    """Processor threads of each learner; results depend on it in the last bits."""
     engine: Literal["auto", "torch", "numpy"] = "auto"
     """torch: what every loss is defined in; numpy: the same gradients computed by hand, faster for
     small networks without images; auto: numpy where it can, and the run says so. Each gives the
     same bits every time, the two differ in the last ones."""
+    timeout: Positive = 150.0
+    """Seconds after which the others give up a learner that does not answer; without num, idle."""
+    check_interval: AtLeastOne = 100
+    """Optimizer steps between checks that all learners hold the same weights; with num 2 or more.
+    """
+
+    def problems(self) -> Iterator[Problem]:
+        """Yields what is wrong with the fields together."""
+        yield from super().problems()
+        for name, least, default in (("timeout", 1, 150.0), ("check_interval", 2, 100)):
+            value = getattr(self, name)
+            if self.num < least and value != default:
+                yield Problem(
+                    name,
+                    f"{value} has no effect while num is {self.num}; write num: {least} or more, or"
+                    " leave it out",
+                )
+        if self.num > 1 and self.device.startswith("cuda:"):
+            yield Problem(
+                "device",
+                f"{self.device!r} is one GPU, but num asks for {self.num} learners with one each;"
+                " write cuda",
+            )
+
+    def enough_rows(self, setting: str, rows: int) -> Iterator[Problem]:
+        """Yields a problem where a batch of so many rows leaves a learner without any."""
+        if rows < self.num:
+            yield Problem(
+                setting,
+                f"{rows} leaves {self.num - rows} of {self.num} learners (learners.num) without a"
+                f" row of a batch; write {self.num} or more, or fewer learners",
+            )
 
 
 @config
@@ -136,10 +170,11 @@ class RuntimeConfig(Settings):
 
     engine: Literal["auto", "inline", "process", "ray"] = "auto"
     """inline: everything in this process; process: a worker process for each runner; ray: the same
-    on a Ray cluster; auto: process where there are several runners and cores. The result is the
-    same, to the bit."""
+    on a Ray cluster; auto: process where there are several runners and cores, or learners.num.
+    The result is the same, to the bit."""
     max_restarts: NotNegative = 10
-    """How often within ten minutes a runner whose process dies is made anew; not used inline."""
+    """How often within ten minutes a runner or learner whose process dies is made anew; not used
+    inline."""
     runner_resources: Amounts = FrozenDict()
     """What each runner reserves, {cpu: 1, gpu: 0.1, name: 1}; empty: cpu: 1 on a cluster, nothing
     on this machine."""
@@ -272,6 +307,13 @@ class AlgorithmConfig(Settings):
                 "env_runners.min",
                 f"runtime.placement {self.runtime.placement} holds for all runners or for none;"
                 " write spread or pack",
+            )
+        if self.runtime.engine == "inline" and self.learners.num > 1:
+            yield Problem(
+                "learners.num",
+                f"{self.learners.num} learners must run at the same time, but runtime.engine inline"
+                " has one process and runs one thing after the other; write runtime.engine process"
+                " or learners.num 0",
             )
 
     @property

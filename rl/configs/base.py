@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -140,16 +140,18 @@ class Settings:
         """Yields what is wrong with the fields together; each alone is fine when this is called."""
         yield from ()
 
-    def checked(self) -> Self:
+    def checked(self, more: Iterable[Problem] = ()) -> Self:
         """This very value, if its fields also fit together.
 
         Asked when a config is built or read, not when it is made, so that `with_<section>()` can be
-        chained in any order. Raises `ConfigError` with every rule that is broken.
+        chained in any order. Raises `ConfigError` with every rule that is broken, and with `more`,
+        which the caller has found.
         """
         found = list(self.problems())
         for name, value in self.values().items():
             if isinstance(value, Settings):
                 found += [Problem(f"{name}.{p.path}", p.message) for p in value.problems()]
+        found += more
         if found:
             raise ConfigError(type(self).__name__, found)
         return self

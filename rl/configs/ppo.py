@@ -82,6 +82,7 @@ class PPOConfig(AlgorithmConfig):
                 f" env_runners.envs_per_runner {runners.envs_per_runner}); write"
                 f" {self.batch_size} or less, or collect more",
             )
+        yield from self.learners.enough_rows("minibatch_size", self.minibatch_size)
         if self.kl_target is not None and self.kl_coef == 0:
             yield Problem(
                 "kl_target",

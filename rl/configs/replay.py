@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
+from rl.configs.algorithm_config import LearnersConfig
 from rl.errors import Problem
 
 __all__ = ["PRIORITY_DEFAULTS", "ReplaySettings", "Share", "idle_problems", "replay_problems"]
@@ -47,6 +48,8 @@ class ReplaySettings(Protocol):
     def priority_beta(self) -> float: ...
     @property
     def num_environments(self) -> int: ...
+    @property
+    def learners(self) -> LearnersConfig: ...
 
 
 def replay_problems(config: ReplaySettings) -> Iterator[Problem]:
@@ -57,6 +60,7 @@ def replay_problems(config: ReplaySettings) -> Iterator[Problem]:
             f"{config.buffer_size} is less than batch_size {config.batch_size}; write"
             f" {config.batch_size} or more, or a smaller batch_size",
         )
+    yield from config.learners.enough_rows("batch_size", config.batch_size)
     if config.learning_starts >= config.total_steps:
         yield Problem(
             "learning_starts",

@@ -245,9 +245,16 @@ class ElasticEnvRunnerGroup:
             coming = [host.coming for host in self._hosts if host.coming and not host.lost]
             self._runtime.wait(coming, timeout=LOOK_S)
 
-    def set_weights(self, weights: Weights) -> None:
+    def set_weights(self, weights: Weights | ObjectRef[Weights]) -> None:
         """What every runner acts with from its next fragment on; it travels with the request."""
-        self._weights = self._runtime.put(weights)
+        if isinstance(weights, Weights):
+            self._weights = self._runtime.put(weights)
+        else:
+            self._weights = weights
+
+    def reference(self, rollout: Rollout) -> ObjectRef[Rollout]:
+        """What stands for a rollout in calls of other actors."""
+        return self._runtime.put(rollout)
 
     @property
     def states(self) -> list[RunnerState]:

@@ -52,6 +52,7 @@ class EnvRunnerGroup:
         self._runtime = runtime
         self._max_restarts = config.runtime.max_restarts
         self._weights: ObjectRef[Weights] | None = None
+        self._sampled: list[tuple[Rollout, Future[Rollout]]] = []
         self._states = [RunnerState()] * config.env_runners.num
         self._discarded = self._restored = 0
         places = runtime.place(
@@ -87,13 +88,25 @@ class EnvRunnerGroup:
             EnvironmentFault: An environment raised or broke its contract.
             RestartsExhausted: A runner died more often than it may.
         """
+        self._sampled = []  # or the memory of the last ones could not be used again
         asked = [self._ask(index, num_steps) for index in range(len(self._runners))]
-        rollouts = [self._answer(index, future, num_steps) for index, future in enumerate(asked)]
+        sampled = [self._answer(index, future, num_steps) for index, future in enumerate(asked)]
         # All or none: who gives up waiting can still save where every runner stood.
         self._states = [
-            state.after(rollout) for state, rollout in zip(self._states, rollouts, strict=True)
+            state.after(rollout) for state, (rollout, _) in zip(self._states, sampled, strict=True)
         ]
-        return rollouts
+        self._sampled = sampled
+        return [rollout for rollout, _ in sampled]
+
+    def reference(self, rollout: Rollout) -> ObjectRef[Rollout]:
+        """What stands for a rollout in calls of other actors; it costs no copy if `sample` gave it.
+
+        References to the fragments sampled last are kept until the next.
+        """
+        for sampled, future in self._sampled:
+            if sampled is rollout:
+                return future
+        return self._runtime.put(rollout)
 
     def _ask(self, index: int, num_steps: int) -> Future[Rollout]:
         weights: Any = self._weights  # a reference: the runner receives the weights themselves
@@ -101,8 +114,10 @@ class EnvRunnerGroup:
             EnvRunner.sample, num_steps, weights, self._states[index].fragment
         )
 
-    def _answer(self, index: int, future: Future[Rollout], num_steps: int) -> Rollout:
-        """The rollout, asked for again as often as the runner dies and comes back."""
+    def _answer(
+        self, index: int, future: Future[Rollout], num_steps: int
+    ) -> tuple[Rollout, Future[Rollout]]:
+        """The rollout, asked for again as often as the runner dies and comes back; its future."""
         restored: Future[int] | None = None
         attempts = 0
         while True:
@@ -120,11 +135,14 @@ class EnvRunnerGroup:
             lost = result_of(restored)
             self._discarded += lost
             self._restored += self._states[index].steps - lost
-        return rollout
+        return rollout, future
 
-    def set_weights(self, weights: Weights) -> None:
+    def set_weights(self, weights: Weights | ObjectRef[Weights]) -> None:
         """What every runner acts with from its next fragment on; it travels with the request."""
-        self._weights = self._runtime.put(weights)
+        if isinstance(weights, Weights):
+            self._weights = self._runtime.put(weights)
+        else:
+            self._weights = weights
 
     @property
     def states(self) -> list[RunnerState]:

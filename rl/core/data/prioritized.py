@@ -8,12 +8,13 @@ pseudocode has the batch; some take the whole buffer).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rl.core.data.blocks import STATE, Part, Parts
-from rl.core.data.replay import ReplayBuffer
+from rl.core.data.replay import ReplayBuffer, ReplayMark
 from rl.core.data.spaces import Spaces
 from rl.core.data.sum_tree import SumTree
 from rl.core.data.tree import Array
@@ -34,6 +35,7 @@ class PrioritizedReplay(ReplayBuffer):
         self.alpha = alpha
         self._priorities = SumTree(self._rows * num_environments)
         self._largest = 1.0
+        self._changed: list[tuple[Array, Array]] | None = None  # since the mark, if there is one
 
     @staticmethod
     def bytes_needed(spaces: Spaces, size: int) -> int:
@@ -73,9 +75,22 @@ class PrioritizedReplay(ReplayBuffer):
 
     def set_priorities(self, indices: Array, errors: Array) -> None:
         """Notes the TD errors [M] that transitions had, of either sign."""
+        if self._changed is not None:
+            self._changed.append((indices, self._priorities.get(indices)))
         priorities = np.abs(errors).astype(np.float64) + LEAST
         self._largest = max(self._largest, float(priorities.max()))
         self._priorities.set(indices, priorities**self.alpha)
+
+    def mark(self) -> ReplayMark:
+        self._changed = []
+        return replace(super().mark(), largest=self._largest)
+
+    def rewind(self, mark: ReplayMark) -> None:
+        super().rewind(mark)
+        for indices, before in reversed(self._changed or []):
+            self._priorities.set(indices, before)
+        self._changed = []
+        self._largest = mark.largest
 
     def get_state(self, known: Collection[str] = ()) -> Parts:
         used = min(int(self._written.max()) + 1, self._rows) * self.num_environments

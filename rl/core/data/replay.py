@@ -25,7 +25,17 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout, Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 
-__all__ = ["ReplayBuffer", "Transitions"]
+__all__ = ["ReplayBuffer", "ReplayMark", "Transitions"]
+
+
+@dataclass(frozen=True)
+class ReplayMark:
+    """A moment between two draws."""
+
+    generator: Any
+    """State of the generator."""
+    largest: float = 0.0
+    """Priority ever given, where draws are prioritised."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +256,22 @@ class ReplayBuffer:
             self._rings.successors(indices + self.num_environments, taken.slots),
             taken.carries_on * np.float32(gamma),
         )
+
+    # -- draws that are taken back ---------------------------------------------------------------
+
+    def mark(self) -> ReplayMark:
+        """A moment to which `rewind` can go back, until the next one."""
+        return ReplayMark(self._generator.bit_generator.state)
+
+    def rewind(self, mark: ReplayMark) -> None:
+        """Draws from now on what was drawn from `mark` on; what was stored since stays."""
+        self._generator.bit_generator.state = mark.generator
+
+    def position(self) -> tuple[Any, ...]:
+        """What two buffers with the same content and the same draws have in common."""
+        bits: Any = self._generator.bit_generator.state
+        words = [*bits["state"]["counter"], *bits["state"]["key"], bits["buffer_pos"]]
+        return tuple(map(int, (*words, *self._written)))
 
     # -- checkpoints -----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rl.configs.replay import ReplaySettings
 from rl.core.data.memory import check_replay_fits
 from rl.core.data.prioritized import PrioritizedReplay
-from rl.core.data.replay import ReplayBuffer, Transitions
+from rl.core.data.replay import ReplayBuffer, ReplayMark, Transitions
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, tree_map
@@ -67,6 +67,10 @@ class Experience:
         )
         self.credit = torch.zeros((), dtype=torch.float64)  # updates earned and not yet made
         self._beta = config.priority_beta
+        self.stored = 0
+        """Rollouts stored since `mark`."""
+        self._remembered = 0
+        self._mark: ReplayMark | None = None
         self._drawn = np.empty(0, np.int64)  # the whole batch at hand, all ranks' parts
         self._scale = None if learner.reward_scaler is None else self._scaled_rewards
 
@@ -79,12 +83,26 @@ class Experience:
         """
         config, learner = self._config, self._learner
         self._beta = linear(config.priority_beta, 1.0, env_steps, config.total_steps)
-        self.replay.add(rollout)
+        self._remembered += 1
+        if self._remembered > self.stored:  # else an update is made again that had come so far
+            self.replay.add(rollout)
+            self.stored = self._remembered
         learner.observe_rewards(rollout)
         if config.normalize_observations:
             steps = slice(None) if rollout.valid is None else np.flatnonzero(rollout.valid)
             seen = tree_map(lambda o: o[:-1].reshape(-1, *o.shape[2:])[steps], rollout.observations)
             learner.observe(learner.tensors(seen))
+
+    def mark(self, again: bool = False) -> None:
+        """Begins an update that `rewind` can take back; `again`: one that was taken back."""
+        self._remembered = 0
+        self.stored = self.stored if again else 0
+        self._mark = self.replay.mark()
+
+    def rewind(self) -> None:
+        """Forgets draws and errors since `mark`; what was stored stays, and is not stored again."""
+        if self._mark is not None:
+            self.replay.rewind(self._mark)
 
     def due_updates(self, before: int, now: int) -> int:
         """Adds the credit of steps in (before, now] past learning_starts; takes whole updates."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.data.weights import Weights
+from rl.core.learning.devices import choose_device
 from rl.core.learning.engines import choose_learning_engine
 from rl.core.learning.flat import FlatParameters
 from rl.core.learning.ranks import Ranks
@@ -23,9 +24,12 @@ from rl.core.learning.schedules import linear
 from rl.core.models.modules import Module, TensorTree
 from rl.core.models.normalizer import RewardScaler
 from rl.core.seeding import stream_seed
-from rl.errors import CheckpointError, Diverged, UsageError
+from rl.errors import CheckpointError, Diverged
 
-__all__ = ["Averages", "Learner", "Metrics"]
+if TYPE_CHECKING:
+    from rl.core.learning.experience import Experience
+
+__all__ = ["Averages", "Learner", "Metrics", "choose_device"]
 
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
 Metrics = dict[str, float]
@@ -77,7 +81,8 @@ class Learner(ABC, Generic[ConfigT]):
         self.engine = choose_learning_engine(asked, self.engine_obstacles)
         self.num_updates = 0
         self.ranks = Ranks()
-        self._version = 0
+        self.experience: Experience | None = None
+        self.version = 0
 
     @staticmethod
     @abstractmethod
@@ -198,14 +203,14 @@ class Learner(ABC, Generic[ConfigT]):
 
     def get_weights(self, again: bool = False) -> Weights:
         """A copy of what acting needs, under the next version number, or the last one `again`."""
-        self._version += not again
+        self.version += not again
         buffers = {
             prefix + name: buffer.numpy(force=True).copy()
             for prefix, owned in self._buffers
             for name, buffer in owned.items()
             if buffer is not None
         }
-        return Weights(self._version, self.flat.vector.numpy(force=True).copy(), buffers)
+        return Weights(self.version, self.flat.vector.numpy(force=True).copy(), buffers)
 
     def get_state(self) -> dict[str, Array]:
         """Everything learning goes on from, as arrays by name; `module.*` is the policy."""
@@ -215,7 +220,7 @@ class Learner(ABC, Generic[ConfigT]):
         for name, flat in self.others.items():
             state |= {f"{name}.{k}": v for k, v in flat.state().items()}
         state["generator"] = self.generator.get_state()
-        state["counters"] = torch.tensor([self.num_updates, self._version])
+        state["counters"] = torch.tensor([self.num_updates, self.version])
         return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
 
     def get_memory(self, known: Collection[str] = ()) -> Parts:
@@ -255,29 +260,12 @@ class Learner(ABC, Generic[ConfigT]):
         for name, flat in self.others.items():
             flat.set_state(_part(state, name))
         self.generator.set_state(torch.tensor(state["generator"]))
-        self.num_updates, self._version = (int(n) for n in state["counters"])
+        self.num_updates, self.version = (int(n) for n in state["counters"])
 
 
 def _part(state: dict[str, Array], name: str) -> dict[str, Array]:
     """The entries of one part, `name.*`, without their first word."""
     return {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of `learners.device`; `auto` is cuda where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(
-            f"learners.device is {name!r}, but torch sees no GPU here; use 'cpu' or 'auto'"
-        )
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"learners.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here,"
-            " numbered from 0"
-        )
-    return device
 
 
 class Averages:

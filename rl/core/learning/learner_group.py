@@ -82,6 +82,10 @@ class LearnerGroup:
         """See `Learner.set_state`."""
         self._learner.set_state(state)
 
+    def health(self) -> dict[str, float]:
+        """The `learners/` metrics: none, for nothing here can die by itself."""
+        return {}
+
     def get_memory(self, known: Collection[str] = ()) -> Parts:
         """See `Learner.get_memory`."""
         return self._learner.get_memory(known)

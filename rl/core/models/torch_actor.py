@@ -14,7 +14,7 @@ from rl.core.models.actor import ActorFactory
 from rl.core.models.modules import Module
 from rl.core.models.threads import torch_threads
 
-__all__ = ["TorchActor", "actor_factory"]
+__all__ = ["TorchActor", "actor_factory", "load_weights"]
 
 
 class TorchActor:
@@ -22,22 +22,27 @@ class TorchActor:
 
     def __init__(self, module: Module) -> None:
         self._module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
-        self._table = self._module.parameter_table()
         self.parameter_noise = module.parameter_noise
 
     def set_weights(self, weights: Weights) -> None:
-        parameters = dict(self._module.named_parameters())
-        for name, values in self._table.views(weights.parameters).items():
-            parameters[name].copy_(torch.tensor(values))
-        buffers = dict(self._module.named_buffers())
-        for name, values in weights.buffers.items():
-            buffers[name].copy_(torch.tensor(values))
+        load_weights(self._module, weights)
 
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         with torch.inference_mode(), torch_threads(1):
             inputs = tree_map(_as_tensor, observations)
             actions, extras = self._module.act(inputs, None if noise is None else _as_tensor(noise))
         return actions.numpy(), {name: values.numpy() for name, values in extras.items()}
+
+
+@torch.no_grad()
+def load_weights(module: Module, weights: Weights) -> None:
+    """Puts published weights into a module of the same kind."""
+    parameters = dict(module.named_parameters())
+    for name, values in module.parameter_table().views(weights.parameters).items():
+        parameters[name].copy_(torch.tensor(values))
+    buffers = dict(module.named_buffers())
+    for name, values in weights.buffers.items():
+        buffers[name].copy_(torch.tensor(values))
 
 
 def _as_tensor(array: Array) -> Tensor:

@@ -1,0 +1,142 @@
+"""Learners in processes of their own: the same weights as one, whatever dies."""
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rl.algorithms.algorithm import Algorithm
+from rl.algorithms.dqn import DQNConfig
+from rl.algorithms.ppo import PPOConfig
+from rl.configs.algorithm_config import AlgorithmConfig
+from rl.core.learning.learner_actors import LearnerActors
+from rl.testing.algorithms import weights_of
+
+State = dict[str, np.ndarray[Any, Any]]
+
+
+def ppo_config(learners: int, **settings: Any) -> PPOConfig:
+    return PPOConfig(
+        **{
+            "env": "Pendulum-v1",
+            "seed": 3,
+            "rollout_length": 32,
+            "minibatch_size": 60,  # 256 = 4 * 60 + 16
+            "num_epochs": 2,
+            "normalize_observations": True,
+            "normalize_rewards": True,
+            "env_runners": {"num": 2, "envs_per_runner": 4},
+            "learners": {"num": learners},
+            **settings,
+        }
+    )
+
+
+def dqn_config(learners: int, **settings: Any) -> DQNConfig:
+    return DQNConfig(
+        **{
+            "env": "CartPole-v1",
+            "seed": 3,
+            "rollout_length": 4,
+            "buffer_size": 300,  # the ring goes round
+            "batch_size": 31,
+            "learning_starts": 50,
+            "updates_per_step": 0.5,
+            "n_step": 3,
+            "prioritized": True,
+            "normalize_observations": True,
+            "env_runners": {"num": 2, "envs_per_runner": 4},
+            "learners": {"num": learners},
+            **settings,
+        }
+    )
+
+
+def learnt(config: AlgorithmConfig, iterations: int) -> State:
+    with config.build() as algorithm:
+        for _ in range(iterations):
+            algorithm.train()
+        state: State = algorithm.learners.get_state()
+        return state
+
+
+def group_of(algorithm: Algorithm[Any]) -> LearnerActors:
+    assert isinstance(algorithm.learners, LearnerActors)
+    return algorithm.learners
+
+
+def pid_of(algorithm: Algorithm[Any], rank: int) -> int:
+    pid = group_of(algorithm)._ranks[rank].pid
+    assert pid is not None
+    return pid
+
+
+def kill(algorithm: Algorithm[Any], rank: int, after: float = 0.0) -> threading.Thread:
+    pid = pid_of(algorithm, rank)
+
+    def later() -> None:
+        time.sleep(after)
+        os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    return thread
+
+
+def assert_close(one: State, other: State) -> None:
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_allclose(
+            other[name].astype(np.float64), values, rtol=1e-4, atol=1e-6, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("config_of", [ppo_config, dqn_config])
+def test_one_learner_elsewhere_gives_the_bits_of_the_driver_and_two_almost(config_of: Any) -> None:
+    here = learnt(config_of(0), 4)
+    elsewhere = learnt(config_of(1), 4)
+    assert {k: v.tobytes() for k, v in elsewhere.items()} == {
+        k: v.tobytes() for k, v in here.items()
+    }
+    two = learnt(config_of(2), 4)
+    assert_close(here, two)
+    assert two["counters"].tolist() == here["counters"].tolist()
+    assert two["generator"].tobytes() == here["generator"].tobytes()
+
+
+@pytest.mark.parametrize("config_of", [ppo_config, dqn_config])
+@pytest.mark.parametrize("victims", [(1, 0)])
+def test_killed_learners_change_nothing(config_of: Any, victims: tuple[int, ...]) -> None:
+    iterations = 9
+    with config_of(2).build() as calm:
+        for _ in range(iterations):
+            calm.train()
+        expected = weights_of(calm)
+    with config_of(2).build() as algorithm:
+        for iteration in range(iterations):
+            update = type(group_of(algorithm)).update
+            if iteration in (3, 6):
+                rank = victims[iteration // 3 - 1]
+                _kill_in_update(algorithm, rank)
+            algorithm.train()
+        restarts = group_of(algorithm).health()["learners/restarts"]
+        assert restarts == 2
+        assert update is type(group_of(algorithm)).update
+        assert weights_of(algorithm) == expected
+
+
+def _kill_in_update(algorithm: Algorithm[Any], rank: int) -> None:
+    """Has a rank killed once the next update is under way."""
+    group = group_of(algorithm)
+    together = group._together
+
+    def killing(number: Any, method: Any, *args: Any) -> Any:
+        group._together = together  # type: ignore[method-assign]
+        kill(algorithm, rank, after=0.003)
+        return together(number, method, *args)
+
+    group._together = killing  # type: ignore[method-assign]
