@@ -67,6 +67,7 @@ class SACLearner(Learner[SACConfig]):
     """
 
     module: SquashedPolicy | CategoricalPolicy
+    experience: Experience
 
     def __init__(self, config: SACConfig, spaces: Spaces, num_environments: int) -> None:
         super().__init__(config, spaces, num_environments)

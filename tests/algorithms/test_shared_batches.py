@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rl.algorithms.dqn import DQNConfig
 from rl.algorithms.ppo import PPOConfig
+from rl.algorithms.sac import SACConfig
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Rollout
 from rl.core.learning.learner import Learner, Metrics
@@ -39,15 +40,20 @@ DQN: dict[str, Any] = {
     "normalize_rewards": True,
     "env_runners": {"num": 1, "envs_per_runner": 4},
 }
+SAC = DQN | {"env": "Pendulum-v1"}
 RAINBOW = {"double": True, "dueling": True, "prioritized": True, "n_step": 3}
 CASES = {
     "ppo": PPOConfig(**PPO),
+    "ppo in torch": PPOConfig(**PPO, learners={"engine": "torch"}),
     "ppo with every term": PPOConfig(
         **PPO | {"env": "CartPole-v1", "kl_coef": 0.1, "value_clip_range": 0.2, "dual_clip": 3.0}
     ),
     "dqn": DQNConfig(**DQN),
     "dqn in torch": DQNConfig(**DQN, **RAINBOW, learners={"engine": "torch"}),
     "dqn with priorities": DQNConfig(**DQN, **RAINBOW),
+    "sac": SACConfig(**SAC),
+    "sac with priorities": SACConfig(**SAC, n_step=2, prioritized=True),
+    "sac, discrete": SACConfig(**DQN),
 }
 
 
