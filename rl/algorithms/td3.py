@@ -52,6 +52,7 @@ class TD3Learner(Learner[TD3Config]):
     """
 
     module: DeterministicPolicy
+    experience: Experience
 
     def __init__(self, config: TD3Config, spaces: Spaces, num_environments: int) -> None:
         super().__init__(config, spaces, num_environments)

@@ -10,6 +10,7 @@ from torch import Tensor
 from rl.algorithms.dqn import DQNConfig
 from rl.algorithms.ppo import PPOConfig
 from rl.algorithms.sac import SACConfig
+from rl.algorithms.td3 import TD3Config
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Rollout
 from rl.core.learning.learner import Learner, Metrics
@@ -54,6 +55,8 @@ CASES = {
     "sac": SACConfig(**SAC),
     "sac with priorities": SACConfig(**SAC, n_step=2, prioritized=True),
     "sac, discrete": SACConfig(**DQN),
+    "td3": TD3Config(**SAC),
+    "dqn, noisy distributions": DQNConfig(**DQN, noisy=True, distributional=True, v_min=0, v_max=9),
 }
 
 
