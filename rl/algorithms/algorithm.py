@@ -25,7 +25,7 @@ from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.devices import device_problems
 from rl.core.learning.learner import ConfigT, Learner, Metrics
-from rl.core.learning.learner_group import LearnerGroup
+from rl.core.learning.learner_actors import LearnerActors
 from rl.core.models.policy import Policy
 from rl.core.models.torch_actor import actor_factory
 from rl.core.records.checkpoint import Checkpoint, write_checkpoint
@@ -75,9 +75,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             UsageError: The environment does not exist or does not suit the algorithm.
             EnvironmentFault: Its constructor raised.
         """
-        self.config = config.checked(
-            () if config.runtime.engine == "ray" else device_problems(config.learners)
-        )
+        self.config = config.checked(device_problems(config))
         self.spaces = describe_env(config)
         self.env_steps = 0
         self.iteration = 0
@@ -102,8 +100,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         self._trained_s = 0.0
         self.best_return: float | None = None  # of the best evaluation so far
         self.midway = False
-        """Whether something has changed since the last iteration ended: no time for a checkpoint.
-        """
+        """Whether something changed since the last iteration ended: no time for a checkpoint."""
 
     @abstractmethod
     def make_learner(self) -> Learner[ConfigT]:
@@ -158,11 +155,10 @@ class Algorithm(ABC, Generic[ConfigT]):
     def learn_from(self, rollouts: Sequence[Rollout]) -> Metrics:
         """One `Learner.update`; schedules stand where they stood when the iteration began."""
         began = time.perf_counter()
-        if isinstance(self.learners, LearnerGroup):
-            metrics = self.learners.update(rollouts, self._steps_at_start)
-        else:
-            references = [self.env_runners.reference(rollout) for rollout in rollouts]
-            metrics = self.learners.update(references, self._steps_at_start)
+        given: Any = rollouts
+        if isinstance(self.learners, LearnerActors):
+            given = [self.env_runners.reference(rollout) for rollout in rollouts]
+        metrics = self.learners.update(given, self._steps_at_start)
         self._seconds["learn"] += time.perf_counter() - began
         return metrics
 

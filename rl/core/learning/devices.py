@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from rl.configs.algorithm_config import LearnersConfig
+from rl.configs.algorithm_config import AlgorithmConfig, LearnersConfig
 from rl.errors import Problem, UsageError
 
 __all__ = ["choose_device", "device_problems", "devices_of_ranks"]
@@ -29,9 +29,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def device_problems(settings: LearnersConfig) -> Iterator[Problem]:
+def device_problems(config: AlgorithmConfig) -> Iterator[Problem]:
     """Yields a problem where several learners want more GPUs than this machine has."""
-    if settings.num > 1 and settings.device == "cuda":
+    settings = config.learners
+    if settings.num > 1 and settings.device == "cuda" and config.runtime.engine != "ray":
         there = torch.cuda.device_count()
         if there < settings.num:
             yield Problem(
