@@ -10,7 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Self
@@ -21,6 +21,7 @@ import numpy as np
 from rl.algorithms import snapshot
 from rl.algorithms.engines import make_env_runners, make_learners, make_runtime
 from rl.algorithms.registry import read_config
+from rl.algorithms.results import TrainResult
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.devices import device_problems
@@ -39,29 +40,6 @@ __all__ = ["CLOSE_S", "Algorithm", "TrainResult"]
 
 CLOSE_S = 10.0
 """Seconds that environments get to close."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What an iteration, or a stretch of them, came to."""
-
-    env_steps: int
-    """Environment steps of the run so far, all environments together."""
-    total_steps: int
-    """The budget."""
-    iteration: int
-    """Calls of `training_step` so far."""
-    episode_return_mean: float
-    """Over the last `metrics.window` training episodes; nan before the first has ended."""
-    episode_length_mean: float
-    steps_per_second: float
-    """Of the last iteration."""
-    metrics: Metrics
-    """Scalars by their public name."""
-    episodes: tuple[tuple[int, Episode], ...] = ()
-    """Training episodes that ended in it, each with the run's environment step at that moment."""
-    whole: bool = True
-    """False when it was asked to stop before its row of metrics was over."""
 
 
 class Algorithm(ABC, Generic[ConfigT]):

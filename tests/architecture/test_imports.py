@@ -16,6 +16,7 @@ ALGORITHM_PARTS = {
     "algorithm",
     "engines",
     "registry",
+    "results",
     "saving",
     "snapshot",
     "stopping",
