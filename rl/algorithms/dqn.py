@@ -80,6 +80,7 @@ class DQNLearner(Learner[DQNConfig]):
                 config.normalize_observations,
                 *config.atoms,
                 config.noisy_sigma if config.noisy else 0.0,
+                image_encoder=config.image_encoder,
             )
         )
 

@@ -95,6 +95,7 @@ class PPOLearner(Learner[PPOConfig]):
                 config.normalize_observations,
                 config.orthogonal_init,
                 config.log_std_init,
+                config.image_encoder,
             )
         )
 

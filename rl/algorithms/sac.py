@@ -83,6 +83,7 @@ class SACLearner(Learner[SACConfig]):
                 config.hidden_sizes,
                 config.activation,
                 self.module.encoder.normalizer,
+                config.image_encoder,
             ).to(self.device)
         self.others["critics"] = FlatParameters(self.critics.parameters(), config.learning_rate)
         vector = self.others["critics"].vector
@@ -109,6 +110,7 @@ class SACLearner(Learner[SACConfig]):
             config.hidden_sizes,
             config.activation,
             config.normalize_observations,
+            config.image_encoder,
         )
         discrete = isinstance(spaces.action, gymnasium.spaces.Discrete)
         return CategoricalPolicy(spec) if discrete else SquashedPolicy(spec)

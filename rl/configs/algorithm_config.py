@@ -271,6 +271,8 @@ class AlgorithmConfig(Settings):
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu", "elu", "gelu", "silu"] = "tanh"
     """Function between hidden layers."""
+    image_encoder: Literal["nature", "impala"] = "nature"
+    """Convolutions for images: nature (Mnih et al. 2015) or impala (residual, deeper, slower)."""
     max_grad_norm: Positive | None = None
     """Euclidean norm to which the gradient of an update is scaled down; none: no limit."""
     normalize_observations: bool = False

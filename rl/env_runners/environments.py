@@ -368,7 +368,13 @@ def describe_env(config: AlgorithmConfig) -> Spaces:
             spaces = Spaces(env.observation_space, env.action_space, frame_stack_of(env))
     finally:
         env.close()
-    check_mask(ObservationLayout(spaces.observation), actions)
+    observations = ObservationLayout(spaces.observation)
+    check_mask(observations, actions)
+    if config.image_encoder != "nature" and not observations.has_images:
+        raise UsageError(
+            f"image_encoder {config.image_encoder!r} has no effect: env {factory.name} observes no"
+            f" images ({spaces.observation}); leave it out"
+        )
     if actions.kind not in config.supported_actions:
         able = ", ".join(sorted(config.supported_actions))
         raise UsageError(

@@ -23,7 +23,7 @@ PROMISED = {
     "Ant-v5",
     "ALE/*",
 }
-PROMISED_OF_DQN = {"CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"}
+PROMISED_OF_DQN = {"CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3", "ALE/*"}
 PROMISED_OF_SAC = {"Pendulum-v1", "LunarLanderContinuous-v3"} | {
     f"{name}-v5" for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid")
 }

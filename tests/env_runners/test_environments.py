@@ -241,3 +241,15 @@ def test_atari_frames_are_kept_one_by_one() -> None:
     spaces_of = describe_env(PPOConfig(env="ALE/Pong-v5"))
     assert spaces_of.stack == FrameStack(4, "zero")
     assert spaces_of.observation.shape == (4, 84, 84)
+
+
+def test_convolutions_are_chosen_where_there_are_images() -> None:
+    with pytest.raises(UsageError, match="image_encoder 'impala' has no effect: env CartPole-v1"):
+        describe_env(PPOConfig(image_encoder="impala"))
+
+    class Camera(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+    describe_env(PPOConfig(env=Camera, image_encoder="impala"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -15,22 +14,24 @@ from rl.core.data.spaces import ActionLayout, Leaf, ObservationLayout
 from rl.core.data.weights import ParameterTable
 from rl.core.models.actor import ActorFactory
 from rl.core.models.distributions import Distribution, make_distribution
+from rl.core.models.images import NatureCNN, image_encoder
+from rl.core.models.layers import ACTIVATIONS, initialize, mlp
 from rl.core.models.normalizer import Normalizer
 from rl.core.models.numpy_mlp import NumpyActor
 from rl.core.models.spec import NetworkSpec
 from rl.errors import UsageError
 
-__all__ = ["ActorCritic", "Module", "NatureCNN", "ObservationEncoder", "TensorTree", "mlp"]
+__all__ = [
+    "ACTIVATIONS",
+    "ActorCritic",
+    "Module",
+    "NatureCNN",
+    "ObservationEncoder",
+    "TensorTree",
+    "mlp",
+]
 
 TensorTree = Tensor | dict[str, Tensor]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-}
 
 
 class Module(nn.Module, ABC):
@@ -80,88 +81,27 @@ class Module(nn.Module, ABC):
         return None
 
 
-def initialize(layer: nn.Linear | nn.Conv2d, gain: float, orthogonal: bool) -> nn.Module:
-    """Orthogonal weights of this gain and zero biases, or torch's default."""
-    if orthogonal:
-        nn.init.orthogonal_(layer.weight, gain)
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def mlp(
-    num_inputs: int,
-    hidden_sizes: tuple[int, ...],
-    activation: str,
-    orthogonal: bool = True,
-    linear: Callable[[int, int], nn.Linear] = nn.Linear,
-) -> nn.Sequential:
-    """Linear layers, each followed by its activation."""
-    layers: list[nn.Module] = []
-    for size in hidden_sizes:
-        layers += [
-            initialize(linear(num_inputs, size), math.sqrt(2), orthogonal),
-            ACTIVATIONS[activation](),
-        ]
-        num_inputs = size
-    return nn.Sequential(*layers)
-
-
-class NatureCNN(nn.Module):
-    """Mnih et al. 2015 (Nature 518): convolutions 32 8x8/4, 64 4x4/2, 64 3x3/1, then 512 units."""
-
-    num_outputs = 512
-
-    def __init__(self, leaf: Leaf, orthogonal: bool = True) -> None:
-        super().__init__()
-        self.leaf = leaf
-        init = functools.partial(initialize, gain=math.sqrt(2), orthogonal=orthogonal)
-        shape = self._channels_first(torch.zeros(1, *leaf.shape)).shape
-        self.convolutions = nn.Sequential(
-            init(nn.Conv2d(shape[1], 32, 8, 4)),
-            nn.ReLU(),
-            init(nn.Conv2d(32, 64, 4, 2)),
-            nn.ReLU(),
-            init(nn.Conv2d(64, 64, 3, 1)),
-            nn.ReLU(),
-            nn.Flatten(),
-        )
-        with torch.no_grad():
-            size = self.convolutions(torch.zeros(shape)).shape[1]  # measured, not derived
-        self.linear = nn.Sequential(init(nn.Linear(size, self.num_outputs)), nn.ReLU())
-
-    def _channels_first(self, pixels: Tensor) -> Tensor:
-        if len(self.leaf.shape) == 2:
-            return pixels.unsqueeze(1)
-        return pixels.permute(0, 3, 1, 2) if self.leaf.channels_last else pixels
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """[..., *image] -> [..., 512]; uint8 is scaled to [0, 1]."""
-        leading = pixels.shape[: pixels.dim() - len(self.leaf.shape)]
-        rows = pixels.reshape(-1, *self.leaf.shape)
-        scaled = self._channels_first(rows).to(torch.float32)
-        if pixels.dtype == torch.uint8:
-            scaled = scaled / 255.0
-        features: Tensor = self.linear(self.convolutions(scaled))
-        return features.reshape(*leading, self.num_outputs)
-
-
 class ObservationEncoder(nn.Module):
     """Any observation as one feature vector: categories one-hot, images through a CNN.
 
     An action mask is no feature.
     """
 
-    def __init__(self, layout: ObservationLayout, normalize: bool, orthogonal: bool) -> None:
+    def __init__(
+        self, layout: ObservationLayout, normalize: bool, orthogonal: bool, images: str = "nature"
+    ) -> None:
         super().__init__()
         self.layout = layout
-        self.images = nn.ModuleList(
-            NatureCNN(leaf, orthogonal) for leaf in layout.features if leaf.kind == "image"
-        )
+        made = [
+            image_encoder(images, leaf, orthogonal)
+            for leaf in layout.features
+            if leaf.kind == "image"
+        ]
+        self.images = nn.ModuleList(made)
         self.normalizer = (
             Normalizer(layout.num_features) if normalize and layout.num_features else None
         )
-        self.num_outputs = layout.num_features + NatureCNN.num_outputs * len(self.images)
+        self.num_outputs = layout.num_features + sum(encoder.num_outputs for encoder in made)
 
     def vector(self, observations: TensorTree) -> Tensor:
         """All features but images as they are, [..., layout.num_features]."""
@@ -223,7 +163,7 @@ class ActorCritic(Module):
         self.action_layout = ActionLayout(spec.action_space)
         orthogonal = spec.orthogonal_init
         self.encoder = ObservationEncoder(
-            self.observation_layout, spec.normalize_observations, orthogonal
+            self.observation_layout, spec.normalize_observations, orthogonal, spec.image_encoder
         )
         inputs = self.encoder.num_outputs
         torso: Callable[[], nn.Sequential] = functools.partial(

@@ -47,7 +47,10 @@ class PolicyNetwork(Module):
         self.observation_layout = ObservationLayout(spec.observation_space)
         self.action_layout = ActionLayout(spec.action_space)
         self.encoder = ObservationEncoder(
-            self.observation_layout, spec.normalize_observations, orthogonal=False
+            self.observation_layout,
+            spec.normalize_observations,
+            orthogonal=False,
+            images=spec.image_encoder,
         )
         inputs = self.encoder.num_outputs
         self.torso = mlp(inputs, spec.hidden_sizes, spec.activation, orthogonal=False)

@@ -83,7 +83,10 @@ class QNetwork(Module):
         self.observation_layout = ObservationLayout(spec.observation_space)
         self.action_layout = ActionLayout(spec.action_space)
         self.encoder = ObservationEncoder(
-            self.observation_layout, spec.normalize_observations, orthogonal=False
+            self.observation_layout,
+            spec.normalize_observations,
+            orthogonal=False,
+            images=spec.image_encoder,
         )
         inputs = self.encoder.num_outputs
         linear: Callable[[int, int], nn.Linear] = nn.Linear

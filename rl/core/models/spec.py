@@ -15,6 +15,9 @@ __all__ = ["LOG_STD_BOUNDS", "Activation", "NetworkSpec", "PolicySpec", "QNetwor
 Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
 ACTIVATIONS = ("tanh", "relu", "elu", "gelu", "silu")
 
+ImageEncoderName = Literal["nature", "impala"]
+IMAGE_ENCODERS = ("nature", "impala")
+
 LOG_STD_BOUNDS = (-20.0, 2.0)
 """Of a squashed Gaussian before squashing, as in the paper's code."""
 
@@ -35,6 +38,7 @@ class NetworkSpec:
     normalize_observations: bool = False
     orthogonal_init: bool = True
     log_std_init: float = 0.0
+    image_encoder: ImageEncoderName = "nature"
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_json`."""
@@ -47,6 +51,7 @@ class NetworkSpec:
             "normalize_observations": self.normalize_observations,
             "orthogonal_init": self.orthogonal_init,
             "log_std_init": self.log_std_init,
+            "image_encoder": self.image_encoder,
         }
 
     @staticmethod
@@ -63,6 +68,7 @@ class NetworkSpec:
                 bool(data["normalize_observations"]),
                 bool(data["orthogonal_init"]),
                 float(data["log_std_init"]),
+                _image_encoder(data),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"not the description of a network: {error}") from error
@@ -86,6 +92,7 @@ class QNetworkSpec:
     v_max: float = 0.0
     noisy_sigma: float = 0.0
     """Initial scale of the noise on all linear layers behind the encoder; 0: they have none."""
+    image_encoder: ImageEncoderName = "nature"
 
     @property
     def torso_sizes(self) -> tuple[int, ...]:
@@ -110,6 +117,7 @@ class QNetworkSpec:
             "v_min": self.v_min,
             "v_max": self.v_max,
             "noisy_sigma": self.noisy_sigma,
+            "image_encoder": self.image_encoder,
         }
 
     @staticmethod
@@ -131,6 +139,7 @@ class QNetworkSpec:
                 float(data["v_min"]),
                 float(data["v_max"]),
                 float(data["noisy_sigma"]),
+                _image_encoder(data),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"not the description of a network: {error}") from error
@@ -145,6 +154,7 @@ class PolicySpec:
     hidden_sizes: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
     normalize_observations: bool = False
+    image_encoder: ImageEncoderName = "nature"
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_json`."""
@@ -154,6 +164,7 @@ class PolicySpec:
             "hidden_sizes": list(self.hidden_sizes),
             "activation": self.activation,
             "normalize_observations": self.normalize_observations,
+            "image_encoder": self.image_encoder,
         }
 
     @staticmethod
@@ -167,6 +178,7 @@ class PolicySpec:
                 sizes,
                 activation,
                 bool(data["normalize_observations"]),
+                _image_encoder(data),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"not the description of a network: {error}") from error
@@ -178,3 +190,10 @@ def _layers(data: Any) -> tuple[tuple[int, ...], Activation]:
         raise ValueError("an unknown activation or layer size")
     activation: Activation = data["activation"]
     return sizes, activation
+
+
+def _image_encoder(data: Any) -> ImageEncoderName:
+    name: ImageEncoderName = data["image_encoder"]
+    if name not in IMAGE_ENCODERS:
+        raise ValueError(f"an unknown image encoder: {name!r}")
+    return name

@@ -32,6 +32,7 @@ class TwinCritics(nn.Module):
         hidden_sizes: tuple[int, ...],
         activation: str,
         normalizer: Normalizer | None,
+        images: str = "nature",
     ) -> None:
         """Makes both.
 
@@ -42,10 +43,11 @@ class TwinCritics(nn.Module):
             hidden_sizes: Units of each hidden layer of each critic.
             activation: Between them.
             normalizer: The policy's, shared, so that both see the same observations.
+            images: The kind of their encoder.
         """
         super().__init__()
         layout = ObservationLayout(observation_space)
-        self.encoder = ObservationEncoder(layout, normalize=False, orthogonal=False)
+        self.encoder = ObservationEncoder(layout, normalize=False, orthogonal=False, images=images)
         self.encoder.normalizer = normalizer
         sizes = (self.encoder.num_outputs + num_inputs, *hidden_sizes, num_outputs)
         self.activation = ACTIVATIONS[activation]()

@@ -1,3 +1,4 @@
+import json
 import math
 from typing import Any
 
@@ -8,8 +9,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rl.core.data.spaces import ActionLayout, Leaf, ObservationLayout
+from rl.core.models.images import ImpalaCNN, Residual
 from rl.core.models.modules import ActorCritic, Module, NatureCNN, TensorTree
-from rl.core.models.spec import NetworkSpec
+from rl.core.models.policy_network import CategoricalPolicy
+from rl.core.models.q_network import QNetwork
+from rl.core.models.spec import NetworkSpec, PolicySpec, QNetworkSpec
 from rl.errors import CheckpointError, UsageError
 
 BOX = spaces.Box(-1, 1, (3,))
@@ -48,6 +52,35 @@ def test_bytes_are_scaled_to_one_and_floats_are_taken_as_they_are() -> None:
     as_floats.load_state_dict(as_bytes.state_dict())
     pixels = torch.randint(0, 256, (2, 36, 36, 3), dtype=torch.uint8)
     torch.testing.assert_close(as_bytes(pixels), as_floats(pixels.float() / 255))
+
+
+@pytest.mark.parametrize("shape", [(84, 84, 4), (4, 84, 84), (36, 40)])
+def test_the_residual_network_of_impala(shape: tuple[int, ...]) -> None:
+    network = ImpalaCNN(leaf(*shape))
+    features = network(torch.randint(0, 256, (2, *shape), dtype=torch.uint8))
+    assert features.shape == (2, 256)
+    kinds = [type(layer).__name__ for layer in network.convolutions]
+    assert kinds == [*["Conv2d", "MaxPool2d", "Residual", "Residual"] * 3, "ReLU", "Flatten"]
+    assert sum(isinstance(layer, nn.Conv2d) for layer in network.modules()) == 15
+    block = next(layer for layer in network.modules() if isinstance(layer, Residual))
+    for parameter in block.parameters():
+        nn.init.zeros_(parameter)
+    inputs = torch.randn(1, 16, 5, 5)
+    assert torch.equal(block(inputs), inputs)  # the sum: a block that does nothing is the identity
+
+
+@pytest.mark.parametrize("kind", [NetworkSpec, QNetworkSpec, PolicySpec])
+def test_which_convolutions_is_a_part_of_the_description(kind: Any) -> None:
+    space = spaces.Dict({"camera": spaces.Box(0, 255, (36, 36, 3), np.uint8), "speed": BOX})
+    spec = kind(space, spaces.Discrete(2), image_encoder="impala")
+    again = kind.from_json(json.loads(json.dumps(spec.to_json())))
+    assert again == spec
+    build = {NetworkSpec: ActorCritic, QNetworkSpec: QNetwork, PolicySpec: CategoricalPolicy}
+    module = build[kind](again)
+    assert isinstance(module.encoder.images[0], ImpalaCNN)
+    assert module.encoder.num_outputs == 256 + 3
+    with pytest.raises(CheckpointError, match="unknown image encoder: 'resnet'"):
+        kind.from_json({**spec.to_json(), "image_encoder": "resnet"})
 
 
 def gain(layer: nn.Module | None) -> float:
