@@ -66,6 +66,7 @@ class TD3Learner(Learner[TD3Config]):
                 config.hidden_sizes,
                 config.activation,
                 self.module.encoder.normalizer,
+                config.image_encoder,
             ).to(self.device)
         self.others["critics"] = FlatParameters(self.critics.parameters(), config.learning_rate)
         vector = self.others["critics"].vector
@@ -88,6 +89,7 @@ class TD3Learner(Learner[TD3Config]):
                 config.hidden_sizes,
                 config.activation,
                 config.normalize_observations,
+                config.image_encoder,
             )
         )
 
