@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import importlib
-import inspect
-import re
-import sys
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -17,7 +11,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import error as gymnasium_error
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import (
     FrameStackObservation,
     OrderEnforcing,
@@ -31,29 +24,34 @@ from rl.core.data.masks import check_mask, with_mask
 from rl.core.data.spaces import ActionLayout, FrameStack, ObservationLayout, Spaces
 from rl.env_runners.atari import make_atari, make_rendered_atari
 from rl.env_runners.faults import raised
+from rl.env_runners.lookup import (
+    import_ale,
+    missing_text,
+    not_an_environment,
+    required_extra,
+    spec_of,
+    takes,
+    unimportable_text,
+    unknown_text,
+)
 from rl.env_runners.masks import InfoMask, VectorInfoMask, tells_mask
 from rl.env_runners.single import SingleEnvironment
 from rl.env_runners.vectors import check_vector
 from rl.errors import RLError, UsageError
 
-__all__ = ["EnvironmentFactory", "describe_env", "known_ids", "register_env"]
+__all__ = [
+    "EnvironmentFactory",
+    "describe_env",
+    "known_ids",
+    "register_env",
+    "required_extra",
+]
 
 Environment = gymnasium.Env[Any, Any]
 
 _registered: dict[str, Callable[..., Environment]] = {}
 _made: weakref.WeakValueDictionary[int, Environment] = weakref.WeakValueDictionary()
 """Environments alive in this process, by identity, to notice one that is handed out twice."""
-
-EXTRAS = (
-    (re.compile(r"^ALE/"), "atari"),
-    (re.compile(r"^(LunarLander|BipedalWalker|CarRacing)"), "box2d"),
-    (
-        re.compile(r"^(HalfCheetah|Hopper|Walker2d|Ant|Humanoid|Swimmer|Reacher|Pusher|Inverted)"),
-        "mujoco",
-    ),
-)
-"""Families of environments that need an extra of this package."""
-
 
 UNSEEING = (
     gymnasium.RewardWrapper,
@@ -76,11 +74,6 @@ def register_env(name: str, make_env: Callable[..., Environment]) -> None:
 def known_ids() -> list[str]:
     """Ids that can be asked for now, without those that still need an extra or a module."""
     return sorted({*gymnasium.registry, *_registered})
-
-
-def required_extra(env_id: str) -> str | None:
-    """The extra of this package an environment comes with, as far as its name tells."""
-    return next((extra for pattern, extra in EXTRAS if pattern.match(env_id)), None)
 
 
 @dataclass(frozen=True)
@@ -143,8 +136,8 @@ class EnvironmentFactory:
     def _only_vector(self) -> bool:
         """Whether it has no form but the vectorised."""
         if not isinstance(self.env, str):
-            return _takes(self.env, "num_envs")
-        spec = _spec_of(self.env)
+            return takes(self.env, "num_envs")
+        spec = spec_of(self.env)
         return spec is not None and spec.entry_point is None and bool(spec.vector_entry_point)
 
     def __call__(self) -> Environment:
@@ -167,7 +160,7 @@ class EnvironmentFactory:
             return SingleEnvironment(self.vector(1))
         env = self._make(self._single)
         if not isinstance(env, gymnasium.Env):
-            raise UsageError(f"env {self.name}: {_not_an_environment(env)}")
+            raise UsageError(f"env {self.name}: {not_an_environment(env)}")
         self._note_new(env)
         return InfoMask(env) if self.mask_in_info else env
 
@@ -201,12 +194,12 @@ class EnvironmentFactory:
         except RLError:
             raise
         except gymnasium_error.DependencyNotInstalled as error:
-            raise UsageError(_missing(self.name, str(error))) from error
+            raise UsageError(missing_text(self.name, str(error))) from error
         except gymnasium_error.UnregisteredEnv as error:
-            raise UsageError(_unknown(self.name, str(error))) from error
+            raise UsageError(unknown_text(self.name, known_ids())) from error
         except (ModuleNotFoundError, gymnasium_error.Error) as error:
             if isinstance(self.env, str):
-                raise UsageError(_unimportable(self.env, error)) from error
+                raise UsageError(unimportable_text(self.env, error)) from error
             raise raised(f"env {self.name}", "its constructor", error) from error
         except Exception as error:
             if self.env_kwargs and "unexpected keyword argument" in str(error):
@@ -218,7 +211,7 @@ class EnvironmentFactory:
     @property
     def _arguments(self) -> dict[str, Any]:
         """`env_kwargs`, and the render mode where one is wanted and can be said."""
-        can = isinstance(self.env, str) or _takes(self.env, "render_mode")
+        can = isinstance(self.env, str) or takes(self.env, "render_mode")
         rendering = {"render_mode": self.render_mode} if self.render_mode and can else {}
         return {**self.env_kwargs, **rendering}
 
@@ -229,16 +222,16 @@ class EnvironmentFactory:
 
     def _vector(self, num_envs: int) -> Any:
         if not isinstance(self.env, str):
-            if not _takes(self.env, "num_envs"):
+            if not takes(self.env, "num_envs"):
                 raise UsageError(
                     f"env {self.name}: env_runners.vectorization is 'native', but the callable has"
                     " no parameter num_envs; give it one, or leave the setting out"
                 )
             return self.env(num_envs=num_envs, **self._arguments)
         if self._is_atari:
-            _import_ale(self.env)
+            import_ale(self.env)
             return make_atari(self.env, num_envs, self.env_kwargs, training=self.training)
-        spec = _spec_of(self.env)
+        spec = spec_of(self.env)
         if spec is not None and spec.vector_entry_point is None:
             raise UsageError(
                 f"env {self.env}: env_runners.vectorization is 'native', but it is registered"
@@ -256,72 +249,8 @@ class EnvironmentFactory:
     def _rendered_atari(self) -> Environment:
         assert isinstance(self.env, str)
         assert self.render_mode is not None
-        _import_ale(self.env)
+        import_ale(self.env)
         return make_rendered_atari(self.env, self.env_kwargs, self.render_mode)
-
-
-def _spec_of(env: str) -> EnvSpec | None:
-    """What is registered under an id; None: nothing, or its module cannot be imported."""
-    module, _, env_id = env.rpartition(":")
-    if module:
-        with contextlib.suppress(Exception):  # making it will tell
-            importlib.import_module(module)
-    return gymnasium.registry.get(env_id)
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a callable has a parameter of this name."""
-    try:
-        return name in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some of C have no signature
-        return False
-
-
-def _not_an_environment(env: Any) -> str:
-    if hasattr(env, "num_envs"):
-        return (
-            f"gave the vector environment {type(env).__name__}, and was not asked how many it"
-            " should hold; give the callable a parameter num_envs"
-        )
-    return (
-        f"gave a {type(env).__name__}, not a gymnasium.Env; return an environment whose class"
-        " derives from gymnasium.Env"
-    )
-
-
-def _import_ale(env_id: str) -> None:
-    try:
-        gymnasium.register_envs(importlib.import_module("ale_py"))
-        importlib.import_module("cv2")
-    except ImportError as error:
-        raise UsageError(_missing(env_id, str(error))) from error
-
-
-def _missing(env_id: str, reason: str) -> str:
-    extra = required_extra(env_id)
-    if extra is None:
-        return f"env {env_id}: something it needs is not installed: {reason}"
-    return (
-        f"env {env_id}: needs the extra {extra!r}, which is not installed ({reason});"
-        f" pip install 'rl-platform[{extra}]'"
-    )
-
-
-def _unknown(env_id: str, reason: str) -> str:
-    module, colon, own_id = env_id.rpartition(":")
-    near = difflib.get_close_matches(own_id, known_ids(), n=1, cutoff=0.6)
-    mend = f"did you mean {module}{colon}{near[0]}?" if near else "`rl envs` lists those there are"
-    return f"env {env_id}: no such environment; {mend}"
-
-
-def _unimportable(env_id: str, error: Exception) -> str:
-    if ":" not in env_id:
-        return f"env {env_id}: {error}"
-    module = env_id.partition(":")[0]
-    return (
-        f"env {env_id}: the module {module!r} cannot be imported ({error}); install it, or run"
-        f" where Python finds it (looked in {', '.join(path or '.' for path in sys.path[:3])}, ...)"
-    )
 
 
 def frame_stack_of(env: Environment) -> FrameStack | None:

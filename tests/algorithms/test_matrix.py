@@ -175,7 +175,7 @@ def page() -> str:
         "# What can be observed and done",
         "",
         "Made by `python -m tests.algorithms.test_matrix`; every combination below is trained for",
-        "a few iterations, inline and on processes, by the tests (all of them by `make test-slow`).",
+        "a few iterations, inline and on processes: some by `make test`, all by `make test-slow`.",
         "",
         "Every algorithm takes each of these observations: " + "; ".join(OBSERVATIONS) + ".",
         'An action mask is the part `action_mask` of a Dict observation, or `info["action_mask"]`.',
