@@ -13,13 +13,15 @@ from rl.algorithms.algorithm import Algorithm
 from rl.algorithms.dqn import DQNConfig
 from rl.algorithms.ppo import PPOConfig
 from rl.configs.algorithm_config import AlgorithmConfig
+from rl.core.learning.devices import devices_of_ranks
 from rl.core.learning.learner_actors import LearnerActors
+from rl.errors import ConfigError
 from rl.testing.algorithms import weights_of
 
 State = dict[str, np.ndarray[Any, Any]]
 
 
-def ppo_config(learners: int, **settings: Any) -> PPOConfig:
+def ppo_config(learners: int | dict[str, Any], **settings: Any) -> PPOConfig:
     return PPOConfig(
         **{
             "env": "Pendulum-v1",
@@ -30,13 +32,13 @@ def ppo_config(learners: int, **settings: Any) -> PPOConfig:
             "normalize_observations": True,
             "normalize_rewards": True,
             "env_runners": {"num": 2, "envs_per_runner": 4},
-            "learners": {"num": learners},
+            "learners": {"num": learners} if isinstance(learners, int) else learners,
             **settings,
         }
     )
 
 
-def dqn_config(learners: int, **settings: Any) -> DQNConfig:
+def dqn_config(learners: int | dict[str, Any], **settings: Any) -> DQNConfig:
     return DQNConfig(
         **{
             "env": "CartPole-v1",
@@ -50,7 +52,7 @@ def dqn_config(learners: int, **settings: Any) -> DQNConfig:
             "prioritized": True,
             "normalize_observations": True,
             "env_runners": {"num": 2, "envs_per_runner": 4},
-            "learners": {"num": learners},
+            "learners": {"num": learners} if isinstance(learners, int) else learners,
             **settings,
         }
     )
@@ -118,14 +120,12 @@ def test_killed_learners_change_nothing(config_of: Any, victims: tuple[int, ...]
         expected = weights_of(calm)
     with config_of(2).build() as algorithm:
         for iteration in range(iterations):
-            update = type(group_of(algorithm)).update
             if iteration in (3, 6):
                 rank = victims[iteration // 3 - 1]
                 _kill_in_update(algorithm, rank)
             algorithm.train()
         restarts = group_of(algorithm).health()["learners/restarts"]
         assert restarts == 2
-        assert update is type(group_of(algorithm)).update
         assert weights_of(algorithm) == expected
 
 
@@ -140,3 +140,51 @@ def _kill_in_update(algorithm: Algorithm[Any], rank: int) -> None:
         return together(number, method, *args)
 
     group._together = killing  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (ppo_config(2, runtime={"engine": "inline"}), "learners.num: 2 learners must run"),
+        (ppo_config(3, minibatch_size=2), "minibatch_size: 2 leaves 1 of 3 learners"),
+        (dqn_config(40), "batch_size: 31 leaves 9 of 40 learners"),
+        (ppo_config({"timeout": 5.0}), "learners.timeout: 5.0 has no effect"),
+        (ppo_config({"num": 1, "check_interval": 5}), "learners.check_interval: 5 has"),
+        (
+            ppo_config({"num": 2, "device": "cuda:1"}),
+            "learners.device: 'cuda:1' is one",
+        ),
+        (ppo_config({"num": 2, "device": "cuda"}), "torch sees 0 here"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_runs(
+    config: AlgorithmConfig, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ConfigError) as told:
+        config.build()
+    assert words in str(told.value)
+    assert told.value.exit_code == 2
+
+
+def test_all_that_cannot_be_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    config = ppo_config(
+        {"num": 2, "device": "cuda"},
+        minibatch_size=1,
+        runtime={"engine": "inline"},
+        normalize_advantages=False,
+    )
+    with pytest.raises(ConfigError) as told:
+        config.build()
+    assert {problem.path for problem in told.value.problems} == {"learners.num", "minibatch_size"}
+    assert len(told.value.problems) == 3
+
+
+def test_every_learner_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    three = {"num": 3, "device": "auto"}
+    two = three | {"num": 2}
+    assert devices_of_ranks(ppo_config(two).learners, False) == ["cuda:0", "cuda:1"]
+    assert devices_of_ranks(ppo_config(two).learners, True) == ["cuda", "cuda"]
+    assert devices_of_ranks(ppo_config(three).learners, False) == ["cpu"] * 3
