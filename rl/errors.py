@@ -22,8 +22,9 @@ A message says what is wrong, where, why and how to mend it, in that order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "ActorDied",
@@ -138,6 +139,10 @@ class Diverged(RLError):
     """A loss, gradient or parameter is no longer finite."""
 
     exit_code = 5
+    rollouts: Sequence[Any] = ()
+    """What was being learnt from, for whoever looks for the cause."""
+    env_steps = 0
+    """How many environment steps the run had taken by then."""
 
 
 class StorageError(RLError):

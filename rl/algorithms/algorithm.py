@@ -34,7 +34,7 @@ from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.episodes import EpisodeWindow
 from rl.env_runners.environments import EnvironmentFactory, describe_env
 from rl.env_runners.evaluation import Evaluation, evaluate_policy
-from rl.errors import CheckpointError, UsageError
+from rl.errors import CheckpointError, Diverged, UsageError
 
 __all__ = ["CLOSE_S", "Algorithm", "TrainResult"]
 
@@ -70,8 +70,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         self._memory = snapshot.Memory()
         self._budget: int | None = None
         self._steps_at_start = 0
-        self.episodes: list[tuple[int, Episode]] = []
-        """See `TrainResult.episodes`; of the call of `train` that is under way, or the last."""
+        self.episodes: list[tuple[int, Episode]] = []  # of the call under way, or the last
         self._row_began: int | None = None  # the step; None when a new row of metrics begins
         self._metrics: Metrics = {}
         self._seconds = {"sample": 0.0, "learn": 0.0}
@@ -136,7 +135,11 @@ class Algorithm(ABC, Generic[ConfigT]):
         given: Any = rollouts
         if isinstance(self.learners, LearnerActors):
             given = [self.env_runners.reference(rollout) for rollout in rollouts]
-        metrics = self.learners.update(given, self._steps_at_start)
+        try:
+            metrics = self.learners.update(given, self._steps_at_start)
+        except Diverged as error:
+            error.rollouts, error.env_steps = rollouts, self.env_steps
+            raise
         self._seconds["learn"] += time.perf_counter() - began
         return metrics
 

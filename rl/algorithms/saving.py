@@ -12,13 +12,14 @@ from typing import Any
 from rl.algorithms.algorithm import Algorithm
 from rl.algorithms.snapshot import portable
 from rl.configs.yaml_io import to_yaml
-from rl.core.records.checkpoint import Checkpoint
+from rl.core.data.tree import Array
+from rl.core.records.checkpoint import Checkpoint, write_checkpoint
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.checkpoint_writer import CheckpointWriter
 from rl.core.records.metrics import LogPosition, MetricsLogger
-from rl.errors import CheckpointError, StorageError
+from rl.errors import CheckpointError, Diverged, RLError, StorageError
 
-__all__ = ["Resumed", "Saves", "resume_run"]
+__all__ = ["Resumed", "Saves", "keep_batch", "resume_run"]
 
 RECORDS = "records.json"
 RETRY_S = 30.0
@@ -190,3 +191,35 @@ def _records(checkpoint: Checkpoint) -> tuple[bool, bool, LogPosition | None]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         path = checkpoint.path / RECORDS
         raise CheckpointError(f"{path} does not say where the logs stood: {error!r}") from error
+
+
+def keep_batch(error: Diverged, run: Path, tell: Callable[[str], None]) -> Path | None:
+    """Writes what was learnt from when a run diverged, as `diverged_<step>/` in its directory.
+
+    A directory in the format of a checkpoint, with a file of arrays for each runner: observations
+    [T + 1, B, *obs], actions, rewards, ends and what the policy had said of its actions.
+    """
+    if not error.rollouts:
+        return None
+    steps = error.env_steps
+    path = run / f"diverged_{steps:09d}"
+    files = {}
+    for rollout in error.rollouts:
+        arrays: dict[str, Array] = {
+            "actions": rollout.actions,
+            "rewards": rollout.rewards,
+            "terminated": rollout.terminated,
+            "truncated": rollout.truncated,
+            **{f"extras/{name}": array for name, array in rollout.extras.items()},
+        }
+        seen = rollout.observations
+        for name, leaf in seen.items() if isinstance(seen, dict) else [("", seen)]:
+            arrays[f"observations/{name}"] = leaf
+        files[f"runner_{rollout.runner}.safetensors"] = arrays
+    try:
+        write_checkpoint(path, files, {"env_steps": steps, "error": str(error)})
+    except RLError as other:  # the first error is the one to tell
+        tell(f"warning: {other}")
+        return None
+    tell(f"what it was learning from is kept in {path}")
+    return path

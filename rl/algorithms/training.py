@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rl.algorithms.algorithm import CLOSE_S, Algorithm, TrainResult
-from rl.algorithms.saving import Saves, resume_run
+from rl.algorithms.saving import Saves, keep_batch, resume_run
 from rl.algorithms.snapshot import portable
 from rl.algorithms.stopping import DEFAULT_GRACE_S, GivenUp, Interrupted, StopRequests
 from rl.configs.algorithm_config import AlgorithmConfig
@@ -24,7 +24,7 @@ from rl.core.records.files import sweep, temporary_sibling
 from rl.core.records.metrics import MetricsLogger
 from rl.core.records.run_directory import RunDirectory
 from rl.env_runners.evaluation import Evaluation
-from rl.errors import ConfigError, RLError, StorageError, UsageError
+from rl.errors import ConfigError, Diverged, RLError, StorageError, UsageError
 
 __all__ = ["Interrupted", "Reporter", "RunResult", "train_run"]
 
@@ -113,12 +113,14 @@ def _record_failure(
     if isinstance(error, UsageError | ConfigError):
         return
     newest = store.latest
+    batch = keep_batch(error, run.path, reporter.message) if isinstance(error, Diverged) else None
     record = {
         "error": type(error).__name__,
         "message": str(error),
         "exit_code": error.exit_code if isinstance(error, RLError) else 1,
         "traceback": "".join(traceback.format_exception(error)),
         "checkpoint": None if newest is None else str(newest.relative_to(run.path)),
+        "batch": None if batch is None else batch.name,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     try:

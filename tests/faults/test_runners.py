@@ -9,8 +9,11 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rl.core.records.checkpoint import read_checkpoint
+from rl.core.records.checkpoint_store import CheckpointStore
 from tests.faults.runs import (
     Launcher,
     assert_same_run,
@@ -229,3 +232,26 @@ def test_a_clock_that_jumps_changes_nothing(launcher: Launcher, tmp_path: Path) 
     assert "warning" not in launcher.said()
     rows = csv.DictReader((tmp_path / "run" / "progress.csv").read_text().splitlines())
     assert all(float(row["time/fps"]) > 0 for row in rows if row["time/fps"])
+
+
+@pytest.mark.fault(
+    "a parameter becomes infinite or NaN",
+    "code 5; the batch is kept in diverged_<step>/; checkpoints from before stand and are finite",
+)
+def test_a_run_that_diverges_keeps_its_batch(launcher: Launcher, tmp_path: Path) -> None:
+    text = FAULTY.format(flag=str(tmp_path / "flag"), once=False, fault="pass").replace(
+        "return observation, reward,",
+        "return observation, reward * (3e38 if self.steps > 150 else 1.0),",
+    )
+    (tmp_path / "faulty.py").write_text(text)
+    values = settings("ppo", "inline", normalize_rewards=False, checkpoints={"interval": 128})
+    write_config(tmp_path / "config.yaml", values | {"env": "faulty:Faulty-v0"})
+    assert launcher.run(*BEGIN, "--trust", "faulty") == 5, launcher.said()
+    failure = json.loads((tmp_path / "run" / "failure.json").read_text())
+    kept = read_checkpoint(tmp_path / "run" / failure["batch"])
+    rewards = np.concatenate([kept.arrays(name)["rewards"] for name in kept.files])
+    assert rewards.max() > 1e38
+    newest, skipped = CheckpointStore(tmp_path / "run" / "checkpoints").newest_valid()
+    assert skipped == []
+    weights = newest.arrays("policy/weights.safetensors")
+    assert all(np.isfinite(array).all() for array in weights.values())
