@@ -1,7 +1,7 @@
 # Every target is a line or two that a person could type; CI calls the same ones.
 
 PYTHON ?= python3
-EXTRAS ?= box2d,mujoco,atari,dev
+EXTRAS ?= box2d,mujoco,atari,ray,dev
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -27,7 +27,7 @@ train: $(STAMP)
 	@echo "Open the board with: $(BIN)/tensorboard --logdir runs"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def measured(train: Any, env_steps: Any, steps: int) -> float:
 
 def ours(engine: str, steps: int, seed: int) -> dict[str, Any]:
     """One run of PPO on an engine."""
-    with PPO(CONFIG.with_runtime(engine=engine).replace(seed=seed)) as ppo:
+    with PPO(replace(CONFIG.with_runtime(engine=engine), seed=seed)) as ppo:
         speed = measured(ppo.train, lambda: ppo.env_steps, steps)
         return {"steps_per_second": speed, "return": ppo.window.return_mean}
 
@@ -104,6 +105,7 @@ def rllib(steps: int, seed: int) -> dict[str, Any]:
 def start_ray(ray: Any) -> None:
     """A small Ray of this machine."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")  # the machine may be busy
     ray.init(
         address="local",
         num_cpus=4,

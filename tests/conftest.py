@@ -13,6 +13,7 @@ def ray_here() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="needs the extra `ray`: pip install -e '.[ray]'")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token file in the home directory
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # the machine may be busy
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ray.init(

@@ -13,6 +13,7 @@ from rl.algorithms.algorithm import Algorithm
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.dqn import DQNConfig
 from rl.configs.ppo import PPOConfig
+from rl.configs.sac import SACConfig
 from rl.errors import ResourcesUnavailable
 from rl.testing.algorithms import weights_of
 
@@ -27,6 +28,15 @@ SMALL: dict[str, AlgorithmConfig] = {
     "ppo": PPOConfig(rollout_length=32, minibatch_size=64, num_epochs=2, total_steps=2048),
     "dqn": DQNConfig(
         rollout_length=8, learning_starts=128, batch_size=32, buffer_size=1000, total_steps=1024
+    ),
+    "sac": SACConfig(
+        env="Pendulum-v1",
+        rollout_length=8,
+        learning_starts=128,
+        batch_size=32,
+        buffer_size=1000,
+        total_steps=512,
+        hidden_sizes=(32, 32),
     ),
 }
 CONFIGS = {
@@ -48,29 +58,33 @@ def test_inline_processes_and_ray_give_the_same_bits(name: str) -> None:
     assert _learnt(config, "ray", runner_resources={"cpu": 2}) == inline
 
 
-def _kill_now_and_then(algorithm: Algorithm[Any], kills: int) -> None:
-    chance, done = random.Random(7), 0
-    while done < kills and algorithm.env_runners._runners:
-        time.sleep(chance.uniform(0.2, 0.6))
-        runners = algorithm.env_runners._runners
-        pid = runners[chance.randrange(len(runners))].pid if runners else None
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
-            done += 1
+def _kill(algorithm: Algorithm[Any], index: int) -> None:
+    """Kills a runner that answers, at a random moment of whatever it does then."""
+    pid = None
+    while pid is None:
+        pid = algorithm.env_runners._runners[index].pid  # type: ignore[union-attr]
+        time.sleep(0.01)
+    time.sleep(random.Random(index).uniform(0.0, 0.3))
+    os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_killed_actors_change_nothing(name: str) -> None:
-    config = CONFIGS[name]
+    config, iterations = CONFIGS[name], 0
     with config.with_runtime(engine="ray", max_restarts=100).build() as algorithm:
         algorithm.train()
-        thread = threading.Thread(target=_kill_now_and_then, args=(algorithm, 3), daemon=True)
-        thread.start()
-        while algorithm.env_runners.health()["sampler/restarts"] < 3:
-            algorithm.train()
-        thread.join(60)
+        for index in (0, 1):
+            killing = threading.Thread(target=_kill, args=(algorithm, index))
+            killing.start()
+            deadline = time.monotonic() + 240
+            while algorithm.env_runners.health()["sampler/restarts"] <= index:
+                assert time.monotonic() < deadline
+                algorithm.train()
+            killing.join()
         iterations, disturbed = algorithm.iteration, weights_of(algorithm)
         health = algorithm.env_runners.health()
+    assert health["sampler/restarts"] == 2
     assert health["sampler/discarded_steps"] == 0
     assert health["sampler/restored_steps"] > 0
     with config.with_runtime(engine="inline").build() as algorithm:
