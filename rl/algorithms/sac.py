@@ -13,7 +13,8 @@ the critics.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import gymnasium
 import torch
@@ -24,6 +25,7 @@ from rl.configs.sac import SACConfig
 from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
+from rl.core.learning.analytic_sac import AnalyticSAC, sac_obstacles
 from rl.core.learning.experience import Experience, ReplayBatch
 from rl.core.learning.flat import FlatParameters, become_views, frozen_copy
 from rl.core.learning.learner import Averages, Learner, Metrics
@@ -68,6 +70,8 @@ class SACLearner(Learner[SACConfig]):
 
     module: SquashedPolicy | CategoricalPolicy
     experience: Experience
+    analytic: AnalyticSAC
+    """There with the numpy engine alone."""
 
     def __init__(self, config: SACConfig, spaces: Spaces, num_environments: int) -> None:
         super().__init__(config, spaces, num_environments)
@@ -101,6 +105,18 @@ class SACLearner(Learner[SACConfig]):
             else config.target_entropy
         )
         self.module.warming_up.fill_(config.learning_starts > 0)
+        if self.engine == "numpy":
+            assert isinstance(self.module, SquashedPolicy)
+            target = self.target_parameters.numpy()
+            self.analytic = AnalyticSAC(
+                self.module, self.flat, self.critics, self.others["critics"], target
+            )
+
+    def obstacles(self) -> Iterator[str]:
+        if type(self) is SACLearner:
+            yield from sac_obstacles(self.module)
+        else:
+            yield f"{type(self).__name__} may have other losses than SACLearner"
 
     @staticmethod
     def make_module(config: SACConfig, spaces: Spaces) -> SquashedPolicy | CategoricalPolicy:
@@ -137,29 +153,46 @@ class SACLearner(Learner[SACConfig]):
         metrics |= {f"train/{name}": value for name, value in averages.result().items()}
         return metrics | self.experience.report(steps_now)
 
-    def step(self) -> dict[str, Tensor]:
+    def step(self) -> dict[str, Tensor] | dict[str, float]:
         """One update on a batch of M transitions. Returns scalars under their public names.
 
         First the critics, then the policy by the new critics, then the temperature, then the
         target; all three losses use the temperature from before.
         """
-        config, batch = self.config, self.experience.draw()
-        ent_coef = self.temperature()
-        critic_loss, q_value = self.fit_critics(batch, ent_coef)
-        actor_loss, log_prob = self.fit_policy(batch, ent_coef)
+        config, ent_coef = self.config, self.temperature()
+        metrics: dict[str, Any]
+        if self.engine == "numpy":
+            metrics, log_prob = self.fit_in_numpy(ent_coef.item())
+        else:
+            batch = self.experience.draw()
+            critic_loss, q_value = self.fit_critics(batch, ent_coef)
+            actor_loss, log_prob = self.fit_policy(batch, ent_coef)
+            metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q_value": q_value}
         self.num_updates += 1
-        metrics = {
-            "critic_loss": critic_loss,
-            "actor_loss": actor_loss,
-            "ent_coef": ent_coef,
-            "entropy": -log_prob,
-            "q_value": q_value,
-        }
+        metrics |= {"ent_coef": ent_coef, "entropy": -log_prob}
         if config.learns_ent_coef:
             metrics["ent_coef_loss"] = self.fit_temperature(log_prob)
         if self.num_updates % config.target_update_interval == 0:
             self.target_parameters.lerp_(self.others["critics"].vector, config.tau)
+        if self.engine == "numpy":
+            return {name: float(value) for name, value in metrics.items()}
         return metrics
+
+    def fit_in_numpy(self, ent_coef: float) -> tuple[dict[str, float], Tensor]:
+        """`fit_critics`, then `fit_policy`, by analytic gradients; returns terms, mean log pi."""
+        _, batch, weights = self.experience.draw_arrays()
+        shape = len(batch.returns), self.module.action_layout.num_columns
+        terms, errors = self.analytic.critic_gradient(
+            batch, self.noise(torch.empty(shape)).numpy(), ent_coef, weights
+        )
+        if weights is not None:
+            self.experience.note_errors(torch.from_numpy(errors).abs().mean(0))
+        self.others["critics"].step_array(self.config.max_grad_norm)
+        terms["actor_loss"], log_prob = self.analytic.policy_gradient(
+            batch.observations, self.noise(torch.empty(shape)).numpy(), ent_coef
+        )
+        self.flat.step_array(self.config.max_grad_norm)
+        return terms, torch.tensor(log_prob)
 
     def temperature(self) -> Tensor:
         """alpha, a scalar on the device, without a gradient."""
@@ -169,6 +202,15 @@ class SACLearner(Learner[SACConfig]):
 
     def fit_critics(self, batch: ReplayBatch, ent_coef: Tensor) -> tuple[Tensor, Tensor]:
         """A step of both critics towards the target; returns the loss and their mean value."""
+        loss, values, errors = self.critic_loss(batch, ent_coef)
+        if batch.weights is not None:
+            self.experience.note_errors(errors.abs().mean(0))
+        self.others["critics"].backward(loss)
+        self.others["critics"].step(self.config.max_grad_norm)
+        return loss, values.mean()
+
+    def critic_loss(self, batch: ReplayBatch, ent_coef: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of both critics, a scalar; their values and errors, [2, M]."""
         with torch.no_grad():
             following = self.soft_values(self.target, batch.next_observations, ent_coef)[0]
             targets = batch.returns + batch.discounts * following  # eq. 5, 2 and 3 of the paper
@@ -182,19 +224,19 @@ class SACLearner(Learner[SACConfig]):
         squares = errors.square()
         if batch.weights is not None:
             squares = squares * batch.weights
-            self.experience.note_errors(errors.detach().abs().mean(0))
-        loss = 0.5 * squares.mean(-1).sum()
-        self.others["critics"].backward(loss)
-        self.others["critics"].step(self.config.max_grad_norm)
-        return loss, values.mean()
+        return 0.5 * squares.mean(-1).sum(), values, errors.detach()
 
     def fit_policy(self, batch: ReplayBatch, ent_coef: Tensor) -> tuple[Tensor, Tensor]:
         """A step of the policy towards the soft values; returns the loss and mean log pi."""
-        values, log_probs = self.soft_values(self.judges, batch.observations, ent_coef)
-        loss = -values.mean()  # eq. 9 of the paper, with the reparametrised action
+        loss, log_probs = self.policy_loss(batch, ent_coef)
         self.flat.backward(loss)
         self.flat.step(self.config.max_grad_norm)
         return loss, log_probs.detach().mean()
+
+    def policy_loss(self, batch: ReplayBatch, ent_coef: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the policy, a scalar, and log pi [M] of what it would do."""
+        values, log_probs = self.soft_values(self.judges, batch.observations, ent_coef)
+        return -values.mean(), log_probs  # eq. 9 of the paper, with the reparametrised action
 
     def fit_temperature(self, log_prob: Tensor) -> Tensor:
         """A step of log alpha down -log alpha (log pi + target entropy); returns that loss."""

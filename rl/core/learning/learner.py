@@ -77,7 +77,11 @@ class Learner(ABC, Generic[ConfigT]):
             else None
         )
         asked = config.learners.engine
-        self.engine_obstacles = () if asked == "torch" else tuple(self.obstacles())
+        self.engine_obstacles: tuple[str, ...] = ()
+        if asked != "torch":
+            elsewhere = self.device.type != "cpu"
+            told = (f"learners.device is {self.device}",) if elsewhere else tuple(self.obstacles())
+            self.engine_obstacles = told
         self.engine = choose_learning_engine(asked, self.engine_obstacles)
         self.num_updates = 0
         self.ranks = Ranks()

@@ -293,3 +293,16 @@ def test_averages_are_means_over_the_minibatches() -> None:
     averages.add(loss=torch.tensor(1.0, requires_grad=True), other=torch.tensor(5.0))
     averages.add(loss=torch.tensor(4.0), other=torch.tensor(7.0))
     assert averages.result() == {"loss": 2.5, "other": 6.0}
+
+
+def test_what_learns_on_another_device_than_the_cpu_is_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    meta = torch.device("meta")
+    monkeypatch.setattr("rl.core.learning.learner.choose_device", lambda _: meta)
+    settings = config_of(), SPACES, 1
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("rl.core.learning.learner.FlatParameters", lambda *_, **__: None)
+        learner = Regression(*settings)
+    assert learner.engine == "torch"
+    assert learner.engine_obstacles == ("learners.device is meta",)

@@ -1,0 +1,212 @@
+"""The gradients of SAC's losses in numpy, for continuous actions: the `numpy` learning engine.
+
+`SACLearner.critic_loss` and `policy_loss` are the definitions; tests hold these to their gradients,
+to 1e-5. Shapes: M transitions of a batch, F features, d numbers of an action; 2 is the critics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from rl.core.data.replay import Transitions
+from rl.core.data.tree import Array, Tree
+from rl.core.data.weights import ParameterTable, Weights
+from rl.core.learning.analytic_mlp import ACTIVATIONS, AnalyticMLP, linear_names
+from rl.core.learning.engines import network_obstacles
+from rl.core.learning.flat import FlatParameters
+from rl.core.models.numpy_mlp import NumpyEncoder
+from rl.core.models.policy_network import CategoricalPolicy, SquashedPolicy
+from rl.core.models.spec import LOG_STD_BOUNDS
+from rl.core.models.twin_critics import TwinCritics
+
+__all__ = ["AnalyticSAC", "AnalyticTwinCritics", "sac_obstacles"]
+
+LOG_SQRT_2PI = np.float32(0.5 * math.log(2 * math.pi))
+LOG_2 = np.float32(math.log(2))
+HALF, ONE, TWO = np.float32(0.5), np.float32(1), np.float32(2)
+
+
+def sac_obstacles(module: SquashedPolicy | CategoricalPolicy) -> Iterator[str]:
+    """Yields what of a run has no form here."""
+    if isinstance(module, CategoricalPolicy):
+        yield "discrete actions of SAC"
+    else:
+        yield from network_obstacles(module, SquashedPolicy)
+
+
+class AnalyticTwinCritics:
+    """`TwinCritics` and its gradient: every layer one product over both critics."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Array],
+        gradients: Mapping[str, Array] | None,
+        activation: str,
+    ) -> None:
+        """Takes views: weights [2, inputs, outputs], biases [2, 1, outputs]."""
+        names = range(sum(name.startswith("weights.") for name in parameters))
+        self._layers = [(parameters[f"weights.{n}"], parameters[f"biases.{n}"]) for n in names]
+        self._gradients = (
+            None
+            if gradients is None
+            else [(gradients[f"weights.{n}"], gradients[f"biases.{n}"]) for n in names]
+        )
+        self._activation = ACTIVATIONS[activation]
+        self._size = -1
+
+    def _allocate(self, size: int) -> None:
+        self._size = size
+        shapes = [(2, size, weight.shape[2]) for weight, _ in self._layers]
+        self._outputs = [np.empty(shape, np.float32) for shape in shapes]
+        self._kept = [np.empty(shape, np.float32) for shape in shapes[:-1]]
+        inputs = [(2, size, weight.shape[1]) for weight, _ in self._layers]
+        self._back = [np.empty(shape, np.float32) for shape in inputs]
+
+    def forward(self, inputs: Array) -> Array:
+        """Values [2, M] of inputs [M, F + d]; valid until the next call."""
+        if inputs.shape[0] != self._size:
+            self._allocate(inputs.shape[0])
+        self._inputs = hidden = inputs
+        for index, (weight, bias) in enumerate(self._layers):
+            output = self._outputs[index]
+            np.matmul(hidden, weight, out=output)
+            output += bias
+            if index < len(self._kept):
+                self._activation.forward(output, self._kept[index])
+            hidden = output
+        return hidden[..., 0]
+
+    def backward(self, gradient: Array, parameters: bool) -> Array:
+        """From the gradient at the values [2, M], writes that of all parameters, or leaves them.
+
+        Returns:
+            Without `parameters`, the gradient at the inputs [2, M, F + d]; else nothing of use.
+        """
+        gradient = gradient[..., None]
+        for index in range(len(self._layers) - 1, -1, -1):
+            if index < len(self._kept):
+                self._activation.backward(gradient, self._outputs[index], self._kept[index])
+            if parameters:
+                assert self._gradients is not None
+                weight, bias = self._gradients[index]
+                hidden = self._outputs[index - 1].swapaxes(1, 2) if index else self._inputs.T
+                np.matmul(hidden, gradient, out=weight)
+                np.add.reduce(gradient, 1, out=bias, keepdims=True)
+            if index or not parameters:
+                weight = self._layers[index][0]
+                gradient = np.matmul(gradient, weight.swapaxes(1, 2), out=self._back[index])
+        return gradient
+
+
+class AnalyticSAC:
+    """Both losses of SAC with a squashed Gaussian policy."""
+
+    def __init__(
+        self,
+        policy: SquashedPolicy,
+        flat: FlatParameters,
+        critics: TwinCritics,
+        critics_flat: FlatParameters,
+        target: Array,
+    ) -> None:
+        """Takes views of a learner's vectors; it computes with whatever stands there.
+
+        Args:
+            policy: Whose parameters are views of `flat`.
+            flat: Its `gradient_array` is written.
+            critics: Whose parameters are views of `critics_flat`.
+            critics_flat: Its `gradient_array` is written.
+            target: Parameters of the target critics, [P].
+        """
+        spec, table = policy.spec, policy.parameter_table()
+        names = [*linear_names("torso", len(spec.hidden_sizes)), "head"]
+        self._policy = AnalyticMLP(
+            names,
+            table.views(flat.array),
+            table.views(flat.gradient_array),
+            spec.activation,
+            head=True,
+        )
+        table = ParameterTable({name: tuple(p.shape) for name, p in critics.named_parameters()})
+        views = table.views(critics_flat.array), table.views(critics_flat.gradient_array)
+        self._critics = AnalyticTwinCritics(*views, spec.activation)
+        self._target = AnalyticTwinCritics(table.views(target), None, spec.activation)
+        self._middle, self._inverse = policy.bounds.middle.numpy(), policy.bounds.inverse.numpy()
+        self._normalizes = spec.normalize_observations
+        buffers = {name: buffer.numpy() for name, buffer in policy.named_buffers()}
+        self._live = Weights(0, flat.array, buffers)
+        self._encode = NumpyEncoder(spec)
+
+    def _features(self, observations: Tree) -> Array:
+        if self._normalizes:
+            self._encode.set_weights(self._live)
+        return self._encode(observations)
+
+    def critic_gradient(
+        self, batch: Transitions, noise: Array, ent_coef: float, weights: Array | None
+    ) -> tuple[dict[str, float], Array]:
+        """Writes the gradient of the critics' loss.
+
+        Args:
+            batch: M transitions.
+            noise: Of the actions that follow, standard normal [M, d].
+            ent_coef: alpha.
+            weights: Importance of each, [M]; None: all alike.
+
+        Returns:
+            Scalars under their public names, and errors [2, M].
+        """
+        following = self._features(batch.next_observations)
+        next_actions, log_probs, _, _ = self._sample(following, noise)
+        values = self._target.forward(np.concatenate((following, next_actions), 1))
+        targets = np.minimum(values[0], values[1])
+        targets -= np.float32(ent_coef) * log_probs
+        targets *= batch.discounts
+        targets += batch.returns
+        own = (batch.actions - self._middle) * self._inverse
+        values = self._critics.forward(np.concatenate((self._features(batch.observations), own), 1))
+        errors: Array = values - targets
+        weighted = errors if weights is None else errors * weights
+        size = errors.shape[1]
+        loss = 0.5 * float(np.vdot(weighted, errors)) / size
+        self._critics.backward(weighted * np.float32(1 / size), parameters=True)
+        return {"critic_loss": loss, "q_value": float(values.mean())}, errors
+
+    def policy_gradient(
+        self, observations: Tree, noise: Array, ent_coef: float
+    ) -> tuple[float, float]:
+        """Writes the gradient of the policy's loss; returns the loss and the mean log pi."""
+        features = self._features(observations)
+        actions, log_probs, spread, inside = self._sample(features, noise)
+        values = self._critics.forward(np.concatenate((features, actions), 1))
+        size = len(actions)
+        share, weight = np.float32(1 / size), np.float32(ent_coef / size)
+        lesser = values[0] <= values[1]
+        slopes = np.stack((lesser, ~lesser)) * -share
+        loss = float(np.vdot(slopes, values)) + ent_coef * float(log_probs.mean())
+        back = self._critics.backward(slopes, parameters=False)[..., features.shape[1] :]
+        before = back[0] + back[1]
+        before *= ONE - actions * actions
+        before += TWO * weight * actions  # of log(1 - tanh^2)
+        gradient = np.empty((size, 2 * actions.shape[1]), np.float32)
+        means, deviations = np.split(gradient, 2, axis=1)
+        means[:] = before
+        np.multiply(before, spread, out=deviations)
+        deviations -= weight
+        deviations *= inside
+        self._policy.backward(gradient)
+        return loss, float(log_probs.mean())
+
+    def _sample(self, features: Array, noise: Array) -> tuple[Array, Array, Array, Array]:
+        """Actions in (-1, 1), their log-density [M], noise times deviation, who is not clamped."""
+        mean, raw = np.split(self._policy.forward(features), 2, axis=1)
+        lowest, highest = (np.float32(bound) for bound in LOG_STD_BOUNDS)
+        log_std = np.minimum(np.maximum(raw, lowest), highest)
+        spread = np.exp(log_std) * noise
+        before = mean + spread
+        log_slope = TWO * (LOG_2 - before - np.logaddexp(np.float32(0), -TWO * before))
+        log_prob = (-HALF * noise * noise - log_std - LOG_SQRT_2PI - log_slope).sum(1)
+        return np.tanh(before), log_prob, spread, raw == log_std
