@@ -10,7 +10,7 @@ from rl.cli.flags import Flag, parse, unknown_flags
 from rl.cli.train import TRUST, trusted_modules
 from rl.errors import ConfigError, Problem, UsageError
 
-__all__ = ["main"]
+__all__ = ["config_file", "main", "policy_directory", "whole_number"]
 
 FLAGS = (
     Flag("episodes", "Episodes to play.", "INT", ("10",)),
@@ -23,7 +23,8 @@ FLAGS = (
 )
 
 
-def _whole(text: str | None, flag: str, default: int, least: int, out: list[Problem]) -> int:
+def whole_number(text: str | None, flag: str, default: int, least: int, out: list[Problem]) -> int:
+    """The number a flag was given, or its default; adds to `out` what is wrong with it."""
     if text is None:
         return default
     if text.isdecimal() and int(text) >= least:
@@ -32,7 +33,7 @@ def _whole(text: str | None, flag: str, default: int, least: int, out: list[Prob
     return default
 
 
-def _config_file(path: Path) -> Path:
+def config_file(path: Path) -> Path:
     """The settings that belong to a run, to one of its checkpoints or to its policy."""
     resolved = path.resolve()
     for directory in (resolved, *list(resolved.parents)[:2]):
@@ -41,7 +42,7 @@ def _config_file(path: Path) -> Path:
     raise UsageError(f"{path} is neither a run nor a checkpoint of one: there is no config.yaml")
 
 
-def _policy_directory(path: Path) -> Path:
+def policy_directory(path: Path) -> Path:
     """What to load: a run's final policy, else its best checkpoint, else its latest."""
     for inside in ("policy", "checkpoints/best", "checkpoints/latest"):
         if (path / inside).is_dir():
@@ -63,8 +64,8 @@ def main(arguments: list[str]) -> int:
         arguments,
     )
     problems = unknown_flags(line, FLAGS, words=1)
-    episodes = _whole(line.text("episodes"), "--episodes", 10, 1, problems)
-    seed = _whole(line.text("seed"), "--seed", 0, 0, problems)
+    episodes = whole_number(line.text("episodes"), "--episodes", 10, 1, problems)
+    seed = whole_number(line.text("seed"), "--seed", 0, 0, problems)
     if not line.words:
         problems.append(Problem("", "needs the directory of a run or a checkpoint"))
     if problems:
@@ -72,8 +73,8 @@ def main(arguments: list[str]) -> int:
     path = Path(line.words[0])
     if not path.is_dir():
         raise UsageError(f"{path} is no directory; give a run, such as runs/first")
-    config = load_config(_config_file(path), trusted_modules(line))
-    directory = _policy_directory(path)
+    config = load_config(config_file(path), trusted_modules(line))
+    directory = policy_directory(path)
 
     from rl.core.models.policy import Policy
     from rl.env_runners.environments import EnvironmentFactory, describe_env

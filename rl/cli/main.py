@@ -21,6 +21,7 @@ __all__ = ["Terminated", "rl_main", "run_command", "train_main"]
 COMMANDS = {
     "train": "train an algorithm on an environment",
     "evaluate": "play episodes with the policy of a run or a checkpoint",
+    "record": "write a video of the policy of a run or a checkpoint at play",
     "algos": "list the algorithms",
     "envs": "list the environments",
     "doctor": "check an environment of your own",
