@@ -1,0 +1,138 @@
+"""SAC and TD3 find the known values of the probe environments, with each of their options."""
+
+from functools import partial
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+from gymnasium import spaces
+
+from rl.algorithms.sac import SACLearner
+from rl.algorithms.td3 import TD3Learner
+from rl.configs.sac import SACConfig
+from rl.configs.td3 import TD3Config
+from rl.testing.probe_envs import (
+    ActionReward,
+    EndlessReward,
+    ObservationReward,
+    TwoStep,
+    WrongSuccessor,
+)
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "all": {"n_step": 3, "prioritized": True, "target_update_interval": 4, "tau": 0.3},
+}
+EVERY = pytest.mark.parametrize("option", OPTIONS)
+KINDS = pytest.mark.parametrize("kind", ["sac", "discrete sac", "td3"])
+
+
+class Continuous(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A probe steered by a number in [0, 2]: of two actions, above 1 means the second."""
+
+    def __init__(self, make_env: Any) -> None:
+        super().__init__(make_env())
+        self.discrete = isinstance(self.env.action_space, spaces.Discrete)
+        self.action_space = spaces.Box(0.0, 2.0, (1,))
+
+    def step(self, action: Any) -> Any:
+        return self.env.step(int(action[0] > 1) if self.discrete else action[0])
+
+
+Learner = SACLearner | TD3Learner
+
+
+def _train(
+    kind: str, env: Any, option: str = "plain", num_environments: int = 3, **more: Any
+) -> Learner:
+    """Learns from 600 steps with evenly drawn actions and 300 of its own; nothing is forgotten."""
+    settings: dict[str, Any] = {
+        "env": env if kind == "discrete sac" else partial(Continuous, env),
+        "seed": 3,
+        "gamma": 0.9,
+        "learning_rate": 2e-2,  # two thirds less when learning starts, for it falls with the steps
+        "learning_rate_final": 1e-4,
+        "hidden_sizes": (16,),
+        "total_steps": 900,
+        "learning_starts": 600,
+        "buffer_size": 1000,
+        "batch_size": 32,
+        "rollout_length": 8,
+        "updates_per_step": 4,
+        "tau": 0.1,
+        "env_runners": {"num": 1, "envs_per_runner": num_environments},
+        **OPTIONS[option],
+    }
+    # Without a worth of entropy, which values would hold, too.
+    config = (
+        TD3Config(**settings, exploration_noise=0.5, **more)
+        if kind == "td3"
+        else SACConfig(**settings | {"ent_coef": 0.0} | more)
+    )
+    with config.build() as algorithm:
+        algorithm.learn()
+        learner = algorithm.learners._learner
+    assert isinstance(learner, SACLearner | TD3Learner)
+    return learner
+
+
+def _values(learner: Learner, num_states: int) -> Any:
+    """Of either critic, each state and the lower and the upper action, [2, states, 2]."""
+    states = torch.eye(num_states)
+    with torch.no_grad():
+        if isinstance(learner.config.env, partial) and learner.config.env.func is Continuous:
+            columns = [
+                learner.critics(states, torch.full((num_states, 1), at)) for at in (-0.6, 0.6)
+            ]
+            return torch.cat(columns, -1).numpy()
+        return learner.critics(states).numpy()
+
+
+@EVERY
+@KINDS
+def test_a_time_limit_does_not_end_the_value(kind: str, option: str) -> None:
+    values = _values(_train(kind, EndlessReward, option), 1)
+    assert values.ravel().tolist() == pytest.approx([10.0] * 4, rel=0.03)
+
+
+@EVERY
+@KINDS
+def test_termination_ends_the_value(kind: str, option: str) -> None:
+    env = partial(EndlessReward, 3, "terminated")
+    values = _values(_train(kind, env, option), 4)
+    for column in values.transpose(0, 2, 1).reshape(4, 4):
+        assert column[:3].tolist() == pytest.approx([2.71, 1.9, 1.0], abs=0.05)
+
+
+@EVERY
+@KINDS
+def test_the_observation_after_a_reset_never_enters_a_bootstrap(kind: str, option: str) -> None:
+    values = _values(_train(kind, WrongSuccessor, option), 2)
+    assert values[:, 0].ravel().tolist() == pytest.approx([4.0] * 4, abs=0.3), "not about -5"
+    assert values[:, 1].ravel().tolist() == pytest.approx([10.0] * 4, rel=0.03), "not about -1"
+
+
+@EVERY
+@KINDS
+def test_credit_is_discounted_over_two_steps(kind: str, option: str) -> None:
+    values = _values(_train(kind, TwoStep, option), 3)
+    for column in values.transpose(0, 2, 1).reshape(4, 3):
+        assert column[:2].tolist() == pytest.approx([0.9, 1.0], abs=0.03)
+
+
+@KINDS
+def test_the_rewarded_action_is_found(kind: str) -> None:
+    learner = _train(kind, ActionReward)
+    with torch.no_grad():
+        action, _ = learner.module.act(torch.ones(1, 1), None)
+    assert float(action) >= 1
+    values = _values(learner, 1)
+    assert values[:, 0, 1].tolist() == pytest.approx([1.0] * 2, abs=0.1)
+
+
+@KINDS
+def test_values_follow_the_observation(kind: str) -> None:
+    values = _values(_train(kind, ObservationReward), 2)
+    for column in values.transpose(0, 2, 1).reshape(4, 2):
+        assert column.tolist() == pytest.approx([0.0, 1.0], abs=0.03)
