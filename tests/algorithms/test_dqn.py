@@ -427,5 +427,6 @@ def test_no_setting_is_without_effect(
 def test_every_setting_of_the_learner_is_tried() -> None:
     elsewhere = {
         "env", "seed", "env_runners", "learners", "runtime", "evaluation", "checkpoints", "metrics",
+        "image_encoder",  # by tests/algorithms/test_images.py
     }  # fmt: skip
     assert {field.name for field in fields(DQNConfig)} - elsewhere == set(SETTINGS)

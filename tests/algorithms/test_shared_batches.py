@@ -55,7 +55,7 @@ CASES = {
     "sac": SACConfig(**SAC),
     "sac with priorities": SACConfig(**SAC, n_step=2, prioritized=True),
     "sac, discrete": SACConfig(**DQN),
-    "td3": TD3Config(**SAC),
+    "td3": TD3Config(**SAC | {"updates_per_step": 0.2}),  # its policy moves at every other one
     "dqn, noisy distributions": DQNConfig(**DQN, noisy=True, distributional=True, v_min=0, v_max=9),
 }
 

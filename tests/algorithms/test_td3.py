@@ -270,5 +270,6 @@ def test_no_setting_is_without_effect(name: str, base_weights: dict[str, bytes])
 def test_every_setting_of_the_learner_is_tried() -> None:
     elsewhere = {
         "env", "seed", "env_runners", "learners", "runtime", "evaluation", "checkpoints", "metrics",
+        "image_encoder",  # by tests/algorithms/test_images.py
     }  # fmt: skip
     assert {field.name for field in fields(TD3Config)} - elsewhere == set(SETTINGS)

@@ -16,6 +16,7 @@ def started_launcher() -> Iterator[Launcher]:
 
 
 @pytest.fixture
-def launcher(started_launcher: Launcher, tmp_path: Path) -> Launcher:
+def launcher(started_launcher: Launcher, tmp_path: Path) -> Iterator[Launcher]:
     started_launcher.directory = tmp_path
-    return started_launcher
+    yield started_launcher
+    started_launcher.end_run()  # one that a failed test left would fail all that follow

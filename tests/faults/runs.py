@@ -93,6 +93,7 @@ class Launcher:
 
     def __init__(self) -> None:
         self.directory = Path()
+        self._running: int | None = None
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("launcher.py"))],
@@ -126,11 +127,13 @@ class Launcher:
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         pid: int = self._answer(120.0)["pid"]
+        self._running = pid
         return pid
 
     def wait(self, seconds: float = 120.0) -> int:
         """Waits for its end; returns the exit code, a signal's number negative."""
         status: int = self._answer(seconds)["status"]
+        self._running = None
         return status
 
     def run(self, *arguments: str, **how: Any) -> int:
@@ -145,6 +148,12 @@ class Launcher:
         assert ready, f"no end within {seconds} s: {self.said()}"
         answer: dict[str, Any] = json.loads(stdout.readline())
         return answer
+
+    def end_run(self) -> None:
+        """Kills the run that goes on, if one does."""
+        if self._running is not None:
+            kill(self._running)
+            self.wait()
 
     def said(self) -> str:
         """What the last run wrote to both its streams."""

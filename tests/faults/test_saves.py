@@ -55,9 +55,8 @@ def _in_a_child(work: Callable[[], object], tracer: list[str], log: Path) -> int
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(write)
         code = 1
-        try:
+        try:  # from its first line: an error that is injected here must not leave the fork
             os.read(read, 1)
             work()
             code = 0
@@ -78,6 +77,7 @@ def _in_a_child(work: Callable[[], object], tracer: list[str], log: Path) -> int
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         pytest.skip(f"strace cannot be used here: {strace.communicate()[1].strip()}")
+    os.write(write, b"x")
     os.close(write)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     strace.communicate()

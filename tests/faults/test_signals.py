@@ -30,11 +30,20 @@ def _begun(launcher: Launcher, values: dict[str, Any], *arguments: str, rows: in
     config = write_config(launcher.directory / "config.yaml", values)
     pid = launcher.start("--config", config, "--run-dir", "run", *arguments)
     log = launcher.directory / "run" / "episodes.csv"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not log.exists() or len(log.read_text().splitlines()) < rows:
         assert time.monotonic() < deadline, launcher.said()
         time.sleep(0.01)
     return pid
+
+
+def _until_slow(directory: Path) -> None:
+    """Waits until an environment of both runners is in the step that takes so long."""
+    deadline = time.monotonic() + 60
+    while len(list(directory.glob("slow-*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.5)  # the iteration before, whose learning may have gone on, is over
 
 
 def _assert_ended_well(launcher: Launcher, below: list[int]) -> None:
@@ -83,6 +92,7 @@ def test_a_second_ctrl_c_ends_at_once_with_what_was_saved_before(
     (tmp_path / "slow_env.py").write_text(SLOW)
     values = settings("ppo", "process", **LONG) | {"env": "slow_env:Slow-v0"}
     pid = _begun(launcher, values, "--trust", "slow_env", rows=2)
+    _until_slow(tmp_path)
     below = list(descendants(pid))
     assert kill(pid, signal.SIGINT)
     time.sleep(0.3)
@@ -95,7 +105,7 @@ def test_a_second_ctrl_c_ends_at_once_with_what_was_saved_before(
 
 
 SLOW = """
-import time
+import os, pathlib, time
 import gymnasium
 from gymnasium.envs.classic_control import CartPoleEnv
 
@@ -106,6 +116,7 @@ class Slow(CartPoleEnv):
     def step(self, action):
         self.steps += 1
         if self.steps > 130:
+            pathlib.Path(f"slow-{os.getpid()}-{id(self)}").touch()
             time.sleep(5.0)
         return super().step(action)
 
@@ -125,11 +136,11 @@ def test_sigterm_is_obeyed_in_time_even_when_a_runner_hangs(
     (tmp_path / "hanging_env.py").write_text(
         SLOW.replace("time.sleep(5.0)", holds)
         .replace("Slow", "Hanging")
-        .replace("import time", "import ctypes, time")
+        .replace("import os", "import ctypes, os")
     )
     values = settings("ppo", "process", **LONG) | {"env": "hanging_env:Hanging-v0"}
     pid = _begun(launcher, values, "--trust", "hanging_env", "--grace", "4", rows=2)
-    time.sleep(1.0)  # all four environments hang now
+    _until_slow(tmp_path)
     below = list(descendants(pid))
     began = time.monotonic()
     assert kill(pid, signal.SIGTERM)
