@@ -37,6 +37,30 @@ def _runners(driver: int) -> list[int]:
     return [pid for launcher in below for pid in descendants(launcher)]
 
 
+WAITING = """
+import os
+import time
+
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Waiting(CartPoleEnv):
+    '''CartPole that takes 50 steps, then waits for the next kill: a byte in a file.'''
+
+    seen = steps = 0
+
+    def step(self, action):
+        while (kills := os.path.getsize({kills!r})) == self.seen < {enough} and self.steps == 50:
+            time.sleep(0.01)
+        self.seen, self.steps = kills, 1 if kills != self.seen else self.steps + 1
+        return super().step(action)
+
+
+gymnasium.register("Waiting-v0", Waiting)
+"""
+
+
 @pytest.mark.fault(
     "runners are killed (SIGKILL) at random moments",
     "made anew, the lost fragment sampled again: exit 0, exact count and weights, a warning each",
@@ -45,28 +69,34 @@ def _runners(driver: int) -> list[int]:
     "kills", [3, pytest.param(25, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_killed_runners_change_nothing(launcher: Launcher, tmp_path: Path, kills: int) -> None:
-    total = 2048 * (1 + kills // 5)
-    write_config(tmp_path / "config.yaml", settings("ppo", "process", total_steps=total))
+    count = tmp_path / "kills"
+    count.touch()
+    (tmp_path / "waiting.py").write_text(WAITING.format(kills=str(count), enough=kills))
+    one = {"env": "waiting:Waiting-v0", "total_steps": 4 * 128 * (1 + kills)}
+    one["evaluation"] = {"interval": 0, "num_episodes": 2}
+    write_config(tmp_path / "config.yaml", settings("ppo", "process", **one))
     chance, done = random.Random(kills), 0
-    pid = launcher.start(*BEGIN)
-    while done < kills and Path(f"/proc/{pid}/children").parent.exists():
+    pid = launcher.start(*BEGIN, "--trust", "waiting")
+    while done < kills and Path(f"/proc/{pid}").exists():
         time.sleep(chance.uniform(0.05, 0.25))
         alive = _runners(pid)
         if len(alive) == 2 and (tmp_path / "run" / "episodes.csv").exists():
             victim = chance.choice(alive)
             done += kill(victim)
             assert gone([victim])
+            with count.open("ab") as file:
+                file.write(b".")
     assert launcher.wait() == 0, launcher.said()
-    assert done == kills, "the run was over before its runners had been killed"
+    assert done == kills
     log = (tmp_path / "run" / "train.log").read_text()
     assert log.count("warning: ") == log.count("SIGKILL") == kills, log
     last = list(csv.DictReader((tmp_path / "run" / "progress.csv").read_text().splitlines()))
     told = [float(row["sampler/restarts"]) for row in last if row["sampler/restarts"]]
     assert told[-1] <= kills
     assert told[-1] >= kills - 1, "one may have come after the last row"
-    inline = settings("ppo", "inline", total_steps=total)
-    write_config(tmp_path / "whole.yaml", inline)
-    assert launcher.run("--config", "whole.yaml", "--run-dir", "whole") == 0
+    write_config(tmp_path / "whole.yaml", settings("ppo", "inline", **one))
+    whole = ("--config", "whole.yaml", "--run-dir", "whole", "--trust", "waiting")
+    assert launcher.run(*whole) == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
