@@ -398,5 +398,5 @@ def test_the_bytes_needed_are_those_allocated() -> None:
     allocated = sum(column.nbytes for column in replay._blocks._columns.values())
     assert ReplayBuffer.bytes_needed(SPACES, 1001) == allocated
     prioritized = PrioritizedReplay(SPACES, 1, 1000, seed=0, alpha=0.6)
-    allocated += prioritized._priorities._nodes.nbytes
+    allocated += sum(level.nbytes for level in prioritized._priorities._levels)
     assert PrioritizedReplay.bytes_needed(SPACES, 1001) == allocated
