@@ -22,8 +22,9 @@ A message says what is wrong, where, why and how to mend it, in that order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 __all__ = [
@@ -141,6 +142,8 @@ class Diverged(RLError):
     exit_code = 5
     rollouts: Sequence[Any] = ()
     """What was being learnt from, for whoever looks for the cause."""
+    batch: Mapping[str, Any] = MappingProxyType({})
+    """Arrays of the batch that was drawn from a replay, by name."""
     env_steps = 0
     """How many environment steps the run had taken by then."""
 

@@ -21,7 +21,7 @@ import numpy as np
 from rl.algorithms import snapshot
 from rl.algorithms.engines import make_env_runners, make_learners, make_runtime
 from rl.algorithms.registry import read_config
-from rl.algorithms.results import TrainResult
+from rl.algorithms.results import TrainResult, warn_of_skipped
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.devices import device_problems
@@ -75,6 +75,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         self._metrics: Metrics = {}
         self._seconds = {"sample": 0.0, "learn": 0.0}
         self._trained_s = 0.0
+        self._skipped = 0.0  # updates of the run so far
         self.best_return: float | None = None  # of the best evaluation so far
         self.midway = False
         """Whether something changed since the last iteration ended: no time for a checkpoint."""
@@ -141,6 +142,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             error.rollouts, error.env_steps = rollouts, self.env_steps
             raise
         self._seconds["learn"] += time.perf_counter() - began
+        self._skipped = warn_of_skipped(metrics, self._skipped, self.env_steps)
         return metrics
 
     def publish_weights(self) -> None:
@@ -310,6 +312,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             row = counters.get("row_began")
             self._row_began = None if row is None else int(row)
             self._metrics = {str(k): float(v) for k, v in counters.get("row", {}).items()}
+            self._skipped = self._metrics.get("train/skipped_updates", 0.0)
         except snapshot.MALFORMED as error:
             raise CheckpointError(
                 f"{checkpoint.path}: does not hold a run of this config: {error!r}"

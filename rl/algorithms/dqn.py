@@ -141,7 +141,7 @@ class DQNLearner(Learner[DQNConfig]):
             terms, found = self.analytic.gradient(transitions, weights)
             if weights is not None:
                 self.experience.note_errors(torch.from_numpy(found))
-            return terms | {"grad_norm": self.descend()}
+            return terms | {"grad_norm": self.descend(terms["loss"])}
         batch = self.experience.draw()
         loss, errors, values = self.loss(batch)
         if batch.weights is not None:

@@ -130,7 +130,7 @@ class PPOLearner(Learner[PPOConfig]):
                 if config.target_kl is not None and self.moved(terms) > 1.5 * config.target_kl:
                     stop = True
                     break
-                averages.add(**terms, grad_norm=self.descend())
+                averages.add(**terms, grad_norm=self.descend(terms["loss"]))
             if stop:
                 break
         metrics = {f"train/{name}": value for name, value in averages.result().items()}

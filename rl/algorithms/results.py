@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from rl.core.data.rollout import Episode
 from rl.core.learning.learner import Metrics
 
-__all__ = ["TrainResult"]
+__all__ = ["TrainResult", "warn_of_skipped"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,17 @@ class TrainResult:
     """Training episodes that ended in it, each with the run's environment step at that moment."""
     whole: bool = True
     """False when it was asked to stop before its row of metrics was over."""
+
+
+def warn_of_skipped(metrics: Metrics, before: float, env_steps: int) -> float:
+    """Tells of updates that were skipped for want of a finite loss; returns how many in all."""
+    skipped = metrics.get("train/skipped_updates", 0.0)
+    if skipped > before:
+        logger.warning(
+            "step %d: %d of the updates had a loss or gradient that is not finite, and were skipped"
+            " (train/skipped_updates: %d)",
+            env_steps,
+            skipped - before,
+            skipped,
+        )
+    return skipped

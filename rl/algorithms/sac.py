@@ -187,11 +187,11 @@ class SACLearner(Learner[SACConfig]):
         )
         if weights is not None:
             self.experience.note_errors(torch.from_numpy(errors).abs().mean(0))
-        self.others["critics"].step_array(self.config.max_grad_norm)
+        self.others["critics"].step_array(self.config.max_grad_norm, terms["critic_loss"])
         terms["actor_loss"], log_prob = self.analytic.policy_gradient(
             batch.observations, self.noise(torch.empty(shape)).numpy(), ent_coef
         )
-        self.flat.step_array(self.config.max_grad_norm)
+        self.flat.step_array(self.config.max_grad_norm, terms["actor_loss"])
         return terms, torch.tensor(log_prob)
 
     def temperature(self) -> Tensor:

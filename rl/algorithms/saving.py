@@ -197,13 +197,14 @@ def keep_batch(error: Diverged, run: Path, tell: Callable[[str], None]) -> Path 
     """Writes what was learnt from when a run diverged, as `diverged_<step>/` in its directory.
 
     A directory in the format of a checkpoint, with a file of arrays for each runner: observations
-    [T + 1, B, *obs], actions, rewards, ends and what the policy had said of its actions.
+    [T + 1, B, *obs], actions, rewards, ends and what the policy had said of its actions. Where
+    batches are drawn from a replay, `batch.safetensors` is the last: M transitions, as learnt from.
     """
     if not error.rollouts:
         return None
     steps = error.env_steps
     path = run / f"diverged_{steps:09d}"
-    files = {}
+    files = {"batch.safetensors": dict(error.batch)} if error.batch else {}
     for rollout in error.rollouts:
         arrays: dict[str, Array] = {
             "actions": rollout.actions,

@@ -265,23 +265,72 @@ def test_a_clock_that_jumps_changes_nothing(launcher: Launcher, tmp_path: Path) 
 
 
 @pytest.mark.fault(
-    "a parameter becomes infinite or NaN",
-    "code 5; the batch is kept in diverged_<step>/; checkpoints from before stand and are finite",
+    "a loss, gradient or parameter becomes infinite or NaN for good",
+    "code 5 after three skipped updates in a row; the batch is kept in diverged_<step>/;"
+    " checkpoints from before stand and are finite",
 )
-def test_a_run_that_diverges_keeps_its_batch(launcher: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_a_run_that_diverges_keeps_its_batch(launcher: Launcher, tmp_path: Path, algo: str) -> None:
     text = FAULTY.format(flag=str(tmp_path / "flag"), once=False, fault="pass").replace(
         "return observation, reward,",
         "return observation, reward * (3e38 if self.steps > 150 else 1.0),",
     )
     (tmp_path / "faulty.py").write_text(text)
-    values = settings("ppo", "inline", normalize_rewards=False, checkpoints={"interval": 128})
+    values = settings(algo, "inline", normalize_rewards=False, checkpoints={"interval": 128})
     write_config(tmp_path / "config.yaml", values | {"env": "faulty:Faulty-v0"})
     assert launcher.run(*BEGIN, "--trust", "faulty") == 5, launcher.said()
     failure = json.loads((tmp_path / "run" / "failure.json").read_text())
     kept = read_checkpoint(tmp_path / "run" / failure["batch"])
-    rewards = np.concatenate([kept.arrays(name)["rewards"] for name in kept.files])
-    assert rewards.max() > 1e38
+    parts = [kept.arrays(name) for name in kept.files]
+    assert max(part["rewards"].max() for part in parts if "rewards" in part) > 1e38
+    batches = [part["returns"].max() for part in parts if "returns" in part]
+    assert len(batches) == (algo == "dqn")
+    assert all(largest > 1e38 for largest in batches)
     newest, skipped = CheckpointStore(tmp_path / "run" / "checkpoints").newest_valid()
     assert skipped == []
+    weights = newest.arrays("policy/weights.safetensors")
+    assert all(np.isfinite(array).all() for array in weights.values())
+
+
+UNLUCKY = """
+import rl
+from rl.algorithms.ppo import PPO, PPOConfig, PPOLearner
+
+
+class UnluckyLearner(PPOLearner):
+    def loss(self, batch, clip_range):
+        loss, terms = super().loss(batch, clip_range)
+        bad = self.num_updates in (5, 6, 40)
+        return (loss * float("nan"), terms) if bad else (loss, terms)
+
+
+class Unlucky(PPO):
+    def make_learner(self):
+        return UnluckyLearner(self.config, self.spaces, self.config.num_environments)
+
+
+@rl.config
+class UnluckyConfig(PPOConfig):
+    algorithm_path = "unlucky:Unlucky"
+"""
+
+
+@pytest.mark.fault(
+    "a loss or gradient is infinite or NaN once",
+    "that update is skipped and counted (train/skipped_updates), a warning, the run goes on",
+)
+def test_a_loss_that_is_nan_now_and_then_is_left_out(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "unlucky.py").write_text(UNLUCKY)
+    values = settings("ppo", "inline", total_steps=768) | {"algo": "unlucky:UnluckyConfig"}
+    write_config(tmp_path / "config.yaml", values)
+    assert launcher.run(*BEGIN, "--trust", "unlucky") == 0, launcher.said()
+    assert launcher.said().count("were skipped") == 2
+    rows = list(csv.DictReader((tmp_path / "run" / "progress.csv").read_text().splitlines()))
+    told = [float(row["train/skipped_updates"]) for row in rows if row["train/skipped_updates"]]
+    assert told[0] == 2
+    assert told[-1] == 3
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert np.isfinite(losses).all()
+    newest, _ = CheckpointStore(tmp_path / "run" / "checkpoints").newest_valid()
     weights = newest.arrays("policy/weights.safetensors")
     assert all(np.isfinite(array).all() for array in weights.values())

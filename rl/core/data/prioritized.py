@@ -74,7 +74,12 @@ class PrioritizedReplay(ReplayBuffer):
         return weights.astype(np.float32)
 
     def set_priorities(self, indices: Array, errors: Array) -> None:
-        """Notes the TD errors [M] that transitions had, of either sign."""
+        """Notes the TD errors [M] that transitions had, of either sign.
+
+        One that is not finite would make every draw that one; it counts as none, for nothing is
+        learnt from it.
+        """
+        errors = np.where(np.isfinite(errors), errors, 0.0)
         if self._changed is not None:
             self._changed.append((indices, self._priorities.get(indices)))
         priorities = np.abs(errors).astype(np.float64) + LEAST

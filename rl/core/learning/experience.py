@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from rl.core.data.prioritized import PrioritizedReplay
 from rl.core.data.replay import ReplayBuffer, ReplayMark, Transitions
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
-from rl.core.data.tree import Array, tree_map
+from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.learning.learner import Learner, Metrics
 from rl.core.learning.schedules import linear
 from rl.core.models.modules import TensorTree
@@ -136,6 +136,19 @@ class Experience:
             learner.tensor(found.discounts),
             None if weights is None else learner.tensor(weights),
         )
+
+    def batch_at_hand(self) -> dict[str, Array]:
+        """The batch drawn last, of all ranks, by the names of `Transitions`; indices besides."""
+        config = self._config
+        if not len(self._drawn):
+            return {}
+        found = self.replay.gather(self._drawn, config.n_step, config.gamma, self._scale)
+        arrays: dict[str, Array] = {"indices": self._drawn}
+        for field in fields(found):
+            value: Tree = getattr(found, field.name)
+            leaves = value.items() if isinstance(value, dict) else [("", value)]
+            arrays |= {f"{field.name}/{path}" if path else field.name: a for path, a in leaves}
+        return arrays
 
     def note_errors(self, errors: Tensor) -> None:
         """Makes the batch drawn last as likely as its TD errors [M] ask, where draws are uneven."""

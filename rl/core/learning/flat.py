@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from rl.core.data.batch import to_tensor
 from rl.core.data.tree import Array
 from rl.core.learning.ranks import Ranks
+from rl.errors import Diverged
 
 __all__ = ["FlatParameters", "become_views", "frozen_copy"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+MAX_SKIPS = 3
+"""Steps in a row without a number to go by; they are not bad luck any more."""
 
 
 class FlatParameters:
@@ -53,6 +56,11 @@ class FlatParameters:
         self.optimizer = torch.optim.Adam([self._leaf], lr=learning_rate, eps=epsilon, fused=True)
         self.ranks = Ranks()
         """With whom `agree` makes the gradient that of the whole batch."""
+        self.skipped = 0
+        """Steps not taken, because loss or gradient was not finite."""
+        self.skipped_in_a_row = 0
+        """Of them those since the last step that was taken."""
+        self._norms: list[Tensor] = []  # on the GPU: of the steps that are not counted yet
         self._moments: tuple[list[Tensor], ...] | None = None  # of the optimizer, once it has any
         if not self.vector.is_cuda:
             self.array: Array = self.vector.numpy()
@@ -65,9 +73,10 @@ class FlatParameters:
         self.optimizer.param_groups[0]["lr"] = rate
 
     def backward(self, loss: Tensor) -> None:
-        """Leaves the gradient of a scalar loss in `gradient`."""
+        """Leaves the gradient of a scalar loss in `gradient`; of one that is not finite, none."""
         self.gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.gradient[:1] += 0 * loss.detach()  # NaN without a look, which a GPU would wait for
 
     def agree(self) -> None:
         """Makes `gradient`, the mean over this rank's rows, that of the whole batch.
@@ -79,25 +88,71 @@ class FlatParameters:
     def step(self, max_norm: float | None) -> Tensor:
         """One step of Adam along what all ranks agree on, scaled to a norm of at most `max_norm`.
 
+        It is skipped, and counted, where that norm is not finite.
+
         Returns:
             The norm before clipping, a scalar on the device.
+
+        Raises:
+            Diverged: Three were skipped in a row. On a GPU `count_skipped` does that.
         """
         self.agree()
         norm: Tensor = torch.linalg.vector_norm(self.gradient)
+        if self.vector.is_cuda:
+            self._norms.append(norm)
+            # The optimizer leaves everything as it is where this is 1; nobody waits to see it.
+            self.optimizer.found_inf = norm.isfinite().logical_not().to(torch.float32)  # type: ignore[attr-defined]
+        elif self._skips(norm.item()):
+            return norm
         if max_norm is not None:
             self.gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         self._descend()
         return norm
 
-    def step_array(self, max_norm: float | None) -> float:
-        """`step` for a gradient that numpy wrote: the same but for the last bits of the norm."""
-        self.agree()
+    def step_array(self, max_norm: float | None, loss: float = 0.0) -> float:
+        """`step` for a gradient that numpy wrote: the same but for the last bits of the norm.
+
+        Args:
+            max_norm: As with `step`.
+            loss: Whose gradient it is; where that is not finite the step is skipped, too.
+        """
         gradient = self.gradient_array
+        if not math.isfinite(loss):
+            gradient[0] = np.nan  # before they agree: all ranks skip, or none
+        self.agree()
         norm = math.sqrt(gradient.dot(gradient))
+        if self._skips(norm):
+            return norm
         if max_norm is not None and norm > max_norm:
             gradient *= np.float32(max_norm / (norm + 1e-6))
         self._descend()
         return norm
+
+    def count_skipped(self) -> None:
+        """Counts what was skipped on a GPU since the last call; elsewhere it is counted at once.
+
+        Raises:
+            Diverged: Three were skipped in a row.
+        """
+        if self._norms:
+            norms, self._norms = torch.stack(self._norms).tolist(), []
+            for norm in norms:
+                self._skips(norm)
+
+    def _skips(self, norm: float) -> bool:
+        """Whether a step along a gradient of this norm is skipped; counts it."""
+        if math.isfinite(norm):
+            self.skipped_in_a_row = 0
+            return False
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MAX_SKIPS:
+            raise Diverged(
+                f"{self.skipped_in_a_row} updates in a row had a loss or a gradient that is not"
+                " finite, and were skipped; lower learning_rate or max_grad_norm, or look for"
+                " rewards that explode"
+            )
+        return True
 
     def _descend(self) -> None:
         """`optimizer.step()`; on the CPU without the 50 us it takes to look around first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -190,13 +191,41 @@ class Learner(ABC, Generic[ConfigT]):
         self.flat.backward(loss)
         return self.descend()
 
-    def descend(self) -> Tensor | float:
-        """`apply_gradients` of the gradient that stands in `flat.gradient` already."""
+    def descend(self, loss: Tensor | float = 0.0) -> Tensor | float:
+        """`apply_gradients` of the gradient that stands in `flat.gradient` already.
+
+        Args:
+            loss: Whose gradient it is, where numpy computed it.
+        """
         self.num_updates += 1
         limit = self.config.max_grad_norm
-        return self.flat.step_array(limit) if self.engine == "numpy" else self.flat.step(limit)
+        if self.engine == "numpy":
+            return self.flat.step_array(limit, float(loss))
+        return self.flat.step(limit)
 
-    def check_finite(self, metrics: Metrics) -> None:
+    def learn(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
+        """`update`, and a look at what it left; adds how many optimizer steps there were.
+
+        Raises:
+            Diverged: Three steps in a row were skipped, or a parameter is not finite. It holds the
+            batch drawn last, of learners that draw theirs from a replay.
+        """
+        try:
+            metrics = self.update(rollouts, env_steps)
+            for flat in self._all_parameters():
+                flat.count_skipped()
+            self._check_finite(metrics)
+        except Diverged as error:
+            if self.experience is not None:
+                error.batch = self.experience.batch_at_hand()
+            raise
+        skipped = sum(flat.skipped for flat in self._all_parameters())
+        return metrics | {
+            "train/n_updates": float(self.num_updates),
+            "train/skipped_updates": float(skipped),
+        }
+
+    def _check_finite(self, metrics: Metrics) -> None:
         """Raises `Diverged` when the update left a parameter that is not finite."""
         if not all(flat.is_finite() for flat in self._all_parameters()):
             losses = ", ".join(f"{k} {v:g}" for k, v in metrics.items() if k.endswith("loss"))
@@ -225,6 +254,9 @@ class Learner(ABC, Generic[ConfigT]):
             state |= {f"{name}.{k}": v for k, v in flat.state().items()}
         state["generator"] = self.generator.get_state()
         state["counters"] = torch.tensor([self.num_updates, self.version])
+        state["skipped"] = torch.tensor(
+            [[flat.skipped, flat.skipped_in_a_row] for flat in self._all_parameters()]
+        )
         return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
 
     def get_memory(self, known: Collection[str] = ()) -> Parts:
@@ -250,7 +282,7 @@ class Learner(ABC, Generic[ConfigT]):
                     " it is of another network; check env, hidden_sizes and the algorithm"
                 )
         foreign = [k for k in state if k.startswith(("module.", "extra.")) and k not in own]
-        absent = [k for k in ("generator", "counters") if k not in state]
+        absent = [k for k in ("generator", "counters", "skipped") if k not in state]
         if foreign or absent:
             raise CheckpointError(
                 f"the checkpoint is of other settings: {', '.join(foreign or absent)}"
@@ -265,6 +297,8 @@ class Learner(ABC, Generic[ConfigT]):
             flat.set_state(_part(state, name))
         self.generator.set_state(torch.tensor(state["generator"]))
         self.num_updates, self.version = (int(n) for n in state["counters"])
+        for flat, counts in zip(self._all_parameters(), state["skipped"], strict=True):
+            flat.skipped, flat.skipped_in_a_row = (int(n) for n in counts)
 
 
 def _part(state: dict[str, Array], name: str) -> dict[str, Array]:
@@ -273,7 +307,11 @@ def _part(state: dict[str, Array], name: str) -> dict[str, Array]:
 
 
 class Averages:
-    """Means of scalars over the minibatches of an update, read from the device once."""
+    """Means of scalars over the minibatches of an update, read from the device once.
+
+    Minibatches with one that is not finite are left out, unless all have: they were not learnt
+    from.
+    """
 
     def __init__(self, ranks: Ranks | None = None) -> None:
         """Starts empty.
@@ -303,12 +341,20 @@ class Averages:
         if not rows:
             return {}
         if isinstance(rows[0], Tensor):
-            means = torch.stack(rows).mean(0)  # type: ignore[arg-type]
+            table = torch.stack(rows)  # type: ignore[arg-type]
+            means = table.mean(0)
+            if not means.isfinite().all() and len(known := table[table.isfinite().all(1)]):
+                means = known.mean(0)
         else:
-            found = (
-                rows[0] if len(rows) == 1 else [sum(c) / len(rows) for c in zip(*rows, strict=True)]
-            )
+            found = _column_means(rows)  # type: ignore[arg-type]
+            if not all(map(math.isfinite, found)):
+                finite = [row for row in rows if all(map(math.isfinite, row))]
+                found = _column_means(finite or rows)  # type: ignore[arg-type]
             if self._ranks.size == 1:
                 return dict(zip(self._names, found, strict=True))
             means = torch.tensor(found)
         return dict(zip(self._names, self._ranks.sum_(means).tolist(), strict=True))
+
+
+def _column_means(rows: Sequence[tuple[float, ...]]) -> Sequence[float]:
+    return rows[0] if len(rows) == 1 else [sum(c) / len(rows) for c in zip(*rows, strict=True)]

@@ -104,10 +104,10 @@ class LearnerActors:
         return self._module
 
     def update(self, rollouts: Sequence[Rollout | ObjectRef[Rollout]], env_steps: int) -> Metrics:
-        """See `Learner.update`, on all ranks.
+        """See `Learner.learn`, on all ranks.
 
         Raises:
-            Diverged: A parameter is no longer finite.
+            Diverged: See `Learner.learn`.
             RestartsExhausted: Learners died more often than they may.
             RuntimeFault: They no longer hold the same weights.
         """
@@ -121,7 +121,7 @@ class LearnerActors:
         _check_same(reports)
         self._record = reports[0].state
         self._replaceable = self._record is not None
-        return reports[0].metrics | {"train/n_updates": float(reports[0].num_updates)}
+        return reports[0].metrics
 
     @property
     def engine(self) -> str:

@@ -62,13 +62,10 @@ class LearnerGroup:
                 self._computing = False
 
     def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
-        """See `Learner.update`. Raises `Diverged` when a parameter is no longer finite."""
+        """See `Learner.learn`."""
         # Numbers that overflow are looked for after the update, not warned of in between.
         with self.computing(), np.errstate(all="ignore"):
-            metrics = self._learner.update(rollouts, env_steps)
-            self._learner.check_finite(metrics)
-        metrics["train/n_updates"] = float(self._learner.num_updates)
-        return metrics
+            return self._learner.learn(rollouts, env_steps)
 
     def get_weights(self, again: bool = False) -> Weights:
         """The newest weights under the next number, or under the last one `again`."""

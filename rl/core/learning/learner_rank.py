@@ -141,7 +141,7 @@ class LearnerRank(Generic[ConfigT]):
             self._ranks = None
 
     def update(self, number: int, env_steps: int, *rollouts: Rollout) -> Report:
-        """`Learner.update`, all ranks together.
+        """`Learner.learn`, all ranks together.
 
         Args:
             number: Of the update in the run; one that failed is made again under its number.
@@ -150,7 +150,7 @@ class LearnerRank(Generic[ConfigT]):
 
         Raises:
             GroupBroken: Another rank is gone, or this one has not joined.
-            Diverged: A parameter is no longer finite.
+            Diverged: See `Learner.learn`.
         """
         if self._ranks is None:
             raise GroupBroken(f"learner {self._rank} does not stand where the others do")
@@ -158,8 +158,7 @@ class LearnerRank(Generic[ConfigT]):
         self._begin(number)
         try:
             with torch_threads(self._threads), self._blas.limited(self._threads):
-                metrics = self._learner.update(rollouts, env_steps)
-                self._learner.check_finite(metrics)
+                metrics = self._learner.learn(rollouts, env_steps)
         except BaseException:
             self.leave()  # or the others would wait for this rank
             raise

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.core.learning.flat import FlatParameters, frozen_copy
+from rl.errors import Diverged
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -115,3 +116,59 @@ def test_values_that_are_no_numbers_are_seen_and_huge_ones_are_numbers() -> None
     for value in (torch.nan, torch.inf, -torch.inf):
         flat.vector[2] = value
         assert not flat.is_finite()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e30])
+@pytest.mark.parametrize("by", ["step", "step_array"])
+def test_a_gradient_that_is_not_finite_moves_nothing(by: str, bad: float) -> None:
+    flat = FlatParameters(network().parameters(), 0.1)
+    flat.gradient.fill_(1.0)
+    flat.step(None)
+    before = {name: tensor.clone() for name, tensor in flat.state().items()}
+    for count in (1, 2):
+        flat.gradient.fill_(1.0)
+        flat.gradient[3] = bad  # the square of 1e30 is not finite
+        with np.errstate(over="ignore"):
+            assert not np.isfinite(float(getattr(flat, by)(0.5)))
+        assert (flat.skipped, flat.skipped_in_a_row) == (count, count)
+    assert all(torch.equal(before[name], tensor) for name, tensor in flat.state().items())
+    flat.gradient.fill_(1.0)
+    getattr(flat, by)(0.5)
+    assert (flat.skipped, flat.skipped_in_a_row) == (2, 0)
+    assert not torch.equal(before["vector"], flat.vector)
+
+
+def test_a_loss_that_is_not_finite_leaves_no_gradient() -> None:
+    flat = FlatParameters([parameter := nn.Parameter(torch.ones(2))], 0.1)
+    flat.backward(parameter.sum() + torch.inf)  # whose gradient is 1
+    assert not np.isfinite(flat.step(None).item())
+    flat.gradient.fill_(1.0)
+    assert not np.isfinite(flat.step_array(None, float("inf")))
+    assert flat.skipped == 2
+    flat.backward(parameter.sum() + 5)
+    assert torch.equal(flat.gradient, torch.ones(2))
+    assert torch.equal(flat.vector, torch.ones(2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_skips_without_being_waited_for() -> None:
+    flats = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        flat = FlatParameters(network().to(device).parameters(), 0.1)
+        flats.append(flat)
+        for step in range(12):
+            flat.gradient.fill_(step - 4.5)
+            if step % 4 in (1, 2):
+                flat.gradient[3] = torch.nan
+            flat.step(0.5)
+        flat.count_skipped()
+    assert [flat.skipped for flat in flats] == [6, 6]
+    assert [flat.skipped_in_a_row for flat in flats] == [0, 0]
+    for name, tensor in flats[0].state().items():
+        torch.testing.assert_close(flats[1].state()[name].cpu(), tensor, rtol=0, atol=1e-6)
+    for _ in range(3):
+        flats[1].gradient.fill_(torch.nan)
+        flats[1].step(0.5)
+    with pytest.raises(Diverged):
+        flats[1].count_skipped()

@@ -241,12 +241,60 @@ def test_the_learning_rate_follows_its_schedule_in_environment_steps() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_parameters_that_are_not_finite_end_the_run(value: float) -> None:
+    learner = learner_of()
+
+    class Broken(Regression):
+        def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
+            metrics = super().update(rollouts, env_steps)
+            self.flat.vector[0] = value
+            return metrics | {"train/loss": 2.5}
+
+    group = LearnerGroup(lambda: Broken(learner.config, SPACES, B), threads=1)
+    with pytest.raises(Diverged, match=r"after update 3 \(.*train/loss 2.5.*lower learning_rate"):
+        group.update([rollout()], 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_minibatch_whose_loss_is_not_finite_is_skipped_and_counted(value: float) -> None:
+    group, other = (LearnerGroup(learner_of, threads=1) for _ in range(2))
+    group.update([rollout()], 0)
+    broken = rollout(1)
+    broken.rewards[0, 0] = value
+    metrics = group.update([broken], 0)
+    assert metrics["train/skipped_updates"] == 1
+    assert metrics["train/n_updates"] == 6
+    assert np.isfinite([metrics["loss"], metrics["norm"]]).all(), "means of what was learnt from"
+    state = group.get_state()
+    assert all(np.isfinite(array).all() for array in state.values())
+    other.set_state(state)
+    assert other.update([rollout(2)], 0) == group.update([rollout(2)], 0)
+    assert other.update([broken], 0)["train/skipped_updates"] == 2
+
+
+def test_three_skipped_in_a_row_end_the_run_however_updates_lie() -> None:
     group = LearnerGroup(learner_of, threads=1)
     group.update([rollout()], 0)
+    before = group.get_weights().parameters
     broken = rollout()
-    broken.rewards[0, 0] = value
-    with pytest.raises(Diverged, match=rf"after update 6 \(loss {value:g}.*lower learning_rate"):
+    broken.rewards[:] = np.nan
+    with pytest.raises(Diverged, match=r"3 updates in a row .* lower learning_rate"):
         group.update([broken], 0)
+    assert np.array_equal(group.get_weights().parameters, before)
+
+    class Single(Regression):
+        """One step an update, as off-policy learners make them."""
+
+        def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
+            loss = self.loss(torch.zeros(1, 3), self.tensor(rollouts[0].rewards[0, :1]))
+            return {"norm": float(self.apply_gradients(loss))}
+
+    group = LearnerGroup(lambda: Single(config_of(), SPACES, B), threads=1)
+    for parts in (broken, broken, rollout(), broken, broken):
+        group.update([parts], 0)
+    resumed = LearnerGroup(lambda: Single(config_of(), SPACES, B), threads=1)
+    resumed.set_state(group.get_state())
+    with pytest.raises(Diverged):
+        resumed.update([broken], 0)
 
 
 def test_the_group_is_its_learner_with_threads_of_its_own() -> None:
@@ -293,6 +341,16 @@ def test_averages_are_means_over_the_minibatches() -> None:
     averages.add(loss=torch.tensor(1.0, requires_grad=True), other=torch.tensor(5.0))
     averages.add(loss=torch.tensor(4.0), other=torch.tensor(7.0))
     assert averages.result() == {"loss": 2.5, "other": 6.0}
+
+
+@pytest.mark.parametrize("of", [float, torch.tensor])
+def test_averages_leave_out_what_was_not_learnt_from(of: Any) -> None:
+    averages = Averages()
+    averages.add(loss=of(float("nan")), other=of(1.0))
+    assert np.isnan(averages.result()["loss"])
+    averages.add(loss=of(2.0), other=of(5.0))
+    averages.add(loss=of(3.0), other=of(float("inf")))
+    assert averages.result() == {"loss": 2.0, "other": 5.0}
 
 
 def test_what_learns_on_another_device_than_the_cpu_is_left_to_torch(
