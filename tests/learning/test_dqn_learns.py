@@ -1,21 +1,20 @@
 """DQN with its presets: fixed seeds, thresholds with margin."""
 
-from typing import Any
-
 import pytest
 
-from rl.configs.dqn import DQNConfig
-from rl.configs.presets import find_preset
-
-
-def _evaluation(env: str, seed: int, **settings: Any) -> float:
-    preset = find_preset("dqn", env)
-    assert preset is not None
-    with DQNConfig(**preset | settings | {"env": env, "seed": seed}).build() as dqn:
-        dqn.learn()
-        return dqn.evaluate(num_episodes=20).mean
+from tests.learning.presets import evaluation
 
 
 @pytest.mark.slow
-def test_cartpole_is_solved() -> None:
-    assert _evaluation("CartPole-v1", 1) >= 475
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("CartPole-v1", 475), ("CartPole-v1@rainbow", 475), ("Acrobot-v1", -90)],
+)
+def test_a_preset_learns(name: str, least: float) -> None:
+    assert evaluation("dqn", name, seed=1) >= least
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_lunar_lander_is_learnt() -> None:
+    assert evaluation("dqn", "LunarLander-v3", seed=1) >= 140
