@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import json
 import math
@@ -33,6 +32,12 @@ TRUST = Flag(
     "MODULE ...",
     many=True,
 )
+
+
+WHERE = "runtime."
+"""Settings of where a run runs, which is not what it computes."""
+MAY_CHANGE = ("total_steps", "env_runners.min", "env_runners.max", "env_runners.step_timeout")
+"""What may be another on resume besides `WHERE`."""
 
 
 def trusted_modules(line: CommandLine) -> tuple[str, ...]:
@@ -88,7 +93,7 @@ def _refuse_beside_resume(line: CommandLine) -> None:
 def _resumed(
     run: str, options: Sequence[Flag], arguments: Sequence[str], look: CommandLine
 ) -> AlgorithmConfig:
-    """The config of a run, its budget raised if flags say so."""
+    """The config of a run, its budget raised and its place changed if flags say so."""
     _refuse_beside_resume(look)
     path = Path(run) / "config.yaml"
     if not path.is_file():
@@ -97,19 +102,23 @@ def _resumed(
     before = load_config(path, trusted_modules(look))
     sources = Sources(type(before), (as_source(before, str(path)),))
     after, _ = config_from(sources, options, arguments, "train", DESCRIPTION)
-    changed = [name for name in changed_names(before, after) if name != "total_steps"]
+    changed = [
+        name
+        for name in changed_names(before, after)
+        if name not in MAY_CHANGE and not name.startswith(WHERE)
+    ]
     if changed:
         raise UsageError(
             f"--resume {run}: {', '.join(changed)} cannot change in the middle of a run, which"
-            " would no longer be a function of its config; only --total-steps may; start a new"
-            f" run with --config {path}"
+            " would no longer be a function of its config; only --total-steps may, and where it"
+            f" runs (--{WHERE}*); start a new run with --config {path}"
         )
     if after.total_steps < before.total_steps:
         raise UsageError(
             f"--total-steps {after.total_steps} is less than the {before.total_steps} of {run};"
             " it can only be raised"
         )
-    return dataclasses.replace(before, total_steps=after.total_steps)
+    return after
 
 
 def main(arguments: list[str]) -> int:

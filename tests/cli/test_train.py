@@ -147,8 +147,11 @@ def test_a_run_is_continued_to_a_larger_budget_and_in_nothing_else(
     assert train_main(["--resume", "first", "--total-steps", "100"]) == 2
     assert "can only be raised" in capsys.readouterr().err
     assert load_config("first/config.yaml").total_steps == 256
-    assert train_main(["--resume", "first", "--total-steps", "512"]) == 0
-    assert load_config("first/config.yaml").total_steps == 512
+    elsewhere = ["--env-runners.step-timeout", "7", "--runtime.max-restarts", "1"]
+    assert train_main(["--resume", "first", "--total-steps", "512", *elsewhere]) == 0
+    config = load_config("first/config.yaml")
+    assert (config.total_steps, config.env_runners.step_timeout) == (512, 7)
+    assert config.runtime.max_restarts == 1
     assert json.loads((tmp_path / "first" / "result.json").read_text())["env_steps"] == 512
     assert len((tmp_path / "first" / "command.txt").read_text().splitlines()) == 2
 

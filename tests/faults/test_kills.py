@@ -1,12 +1,15 @@
 """A run is a function of its config, whoever is killed on the way."""
 
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rl.algorithms.registry import load_config
+from rl.core.records.checkpoint_store import CheckpointStore
 from tests.faults.runs import SMALL, Launcher, assert_same_run, kill, settings, write_config
 
 
@@ -79,3 +82,39 @@ def test_a_driver_killed_a_few_times_and_resumed(
 def test_a_driver_killed_20_times_and_resumed(launcher: Launcher, algo: str, engine: str) -> None:
     values = settings(algo, engine, total_steps=4096)
     _survives_kills_of_its_driver(launcher, values, 20, 0.7)
+
+
+@pytest.mark.fault(
+    "a run that was killed is resumed on the other engine (--runtime.engine)",
+    "weights, tables and curves as if nothing had been; config.yaml names the new engine",
+)
+@pytest.mark.parametrize(
+    ("algo", "engine", "other"), [("ppo", "inline", "process"), ("dqn", "process", "inline")]
+)
+def test_a_run_goes_on_on_another_engine(
+    launcher: Launcher, tmp_path: Path, algo: str, engine: str, other: str
+) -> None:
+    whole, _ = _undisturbed(
+        launcher, settings(algo, engine, checkpoints={"interval": 256, "keep": 20})
+    )
+    run = tmp_path / "moved"
+    shutil.copytree(whole, run, symlinks=True)
+    _forget_the_end(run, 512)
+    assert launcher.run("--resume", "moved", "--runtime.engine", other) == 0, launcher.said()
+    assert_same_run(run, whole)
+    assert load_config(run / "config.yaml").runtime.engine == other
+    newest, _ = CheckpointStore(run / "checkpoints").newest_valid()
+    assert f"engine: {other}" in newest.text("config.yaml")
+
+
+def _forget_the_end(run: Path, step: int) -> None:
+    """Leaves of a whole run what a kill after the checkpoint of `step` had left."""
+    shutil.rmtree(run / "policy")
+    (run / "result.json").unlink()
+    store = CheckpointStore(run / "checkpoints")
+    taken = [int(path.name.split("_")[1].split("-")[0]) for path in store.paths()]
+    assert step in taken
+    for path, steps in zip(store.paths(), taken, strict=True):
+        if steps > step:
+            shutil.rmtree(path)
+    (run / "checkpoints" / "latest").unlink()

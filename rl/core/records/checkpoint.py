@@ -44,7 +44,8 @@ __all__ = [
     "write_checkpoint",
 ]
 
-FORMAT = 1
+FORMAT = 2
+"""2: the manifest ends with a sum of itself, and a learner counts the updates it skipped."""
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Arrays: TypeAlias = Mapping[str, "NDArray[np.generic]"]
@@ -271,15 +272,21 @@ def _read_manifest(path: Path) -> dict[str, _Entry]:
     manifest = _parse(file, content)
     if not isinstance(manifest, dict) or manifest.get("kind") != _KIND:
         raise CheckpointError(f"{path} is not a checkpoint of this platform: see {file}")
-    _check_seal(file, content, manifest)
     number = manifest.get("format")
+    if number == FORMAT or _SEAL in manifest:  # the first manifests had none
+        _check_seal(file, content, manifest)
     if not isinstance(number, int) or number < 1:
         raise CheckpointError(f"{file} is damaged: its format is {number!r}")
-    if number > FORMAT:
+    if number != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} has format {number}, written by version "
-            f"{manifest.get('version')}; this is version {__version__}, which reads up to format "
-            f"{FORMAT}: upgrade rl-platform"
+            f"{manifest.get('version')}; this is version {__version__}, which reads format "
+            f"{FORMAT}: "
+            + (
+                "upgrade rl-platform"
+                if number > FORMAT
+                else "go on with the version that wrote it, or train anew from its config.yaml"
+            )
         )
     return _entries(file, manifest.get("files"))
 

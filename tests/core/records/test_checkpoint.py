@@ -163,6 +163,13 @@ def edit_manifest(path: Path, **changes: object) -> None:
     file.write_bytes(module.sealed({**manifest, **changes}))
 
 
+def unseal(path: Path, number: int = 1) -> None:
+    """As the first versions wrote it."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": number}))
+
+
 def relist(path: Path, name: str, entry: object) -> None:
     files = json.loads((path / "manifest.json").read_text())["files"]
     edit_manifest(path, files={**files, name: entry})
@@ -206,8 +213,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no format": (lambda p: edit_manifest(p, format="one"), "its format is 'one'"),
     "newer": (
         lambda p: edit_manifest(p, format=FORMAT + 1, version="9.9"),
-        r"written by version 9\.9; this is version .*upgrade",
+        rf"has format {FORMAT + 1}, written by version 9\.9; this is version .*, which reads format"
+        rf" {FORMAT}: upgrade",
     ),
+    "older": (
+        lambda p: edit_manifest(p, format=1, version="0.0"),
+        rf"has format 1, written by version 0\.0; this is version .*, which reads format {FORMAT}:"
+        r" go on with the version that wrote it, or train anew from its config\.yaml",
+    ),
+    "older, without a seal": (unseal, rf"has format 1, .* which reads format {FORMAT}: go on with"),
+    "without a seal": (lambda p: unseal(p, FORMAT), r"manifest\.json is damaged: .* SHA-256"),
     "no files": (lambda p: edit_manifest(p, files=None), "does not list"),
     "name leaves": (lambda p: relist(p, "../x", {"size": 1, "sha256": ""}), "hostile at '../x'"),
     "negative size": (lambda p: relist(p, "x", {"size": -1, "sha256": ""}), "hostile at 'x'"),
