@@ -76,11 +76,11 @@ class DQNLearner(Learner[DQNConfig]):
                 spaces.action,
                 config.hidden_sizes,
                 config.activation,
-                config.dueling,
                 config.normalize_observations,
+                config.image_encoder,
+                config.dueling,
                 *config.atoms,
-                config.noisy_sigma if config.noisy else 0.0,
-                image_encoder=config.image_encoder,
+                noisy_sigma=config.noisy_sigma if config.noisy else 0.0,
             )
         )
 

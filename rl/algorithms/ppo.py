@@ -91,11 +91,11 @@ class PPOLearner(Learner[PPOConfig]):
                 spaces.action,
                 config.hidden_sizes,
                 config.activation,
-                config.shared_torso,
                 config.normalize_observations,
-                config.orthogonal_init,
-                config.log_std_init,
                 config.image_encoder,
+                shared_torso=config.shared_torso,
+                orthogonal_init=config.orthogonal_init,
+                log_std_init=config.log_std_init,
             )
         )
 

@@ -71,7 +71,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 class NumpyEncoder:
     """Any observation without images as one feature vector: `ObservationEncoder` in numpy."""
 
-    def __init__(self, spec: NetworkSpec | QNetworkSpec | PolicySpec) -> None:
+    def __init__(self, spec: PolicySpec) -> None:
         self._spec = spec
         self._observations = ObservationLayout(spec.observation_space)
         self._plain = not self._observations.nested and not self._observations.leaves[0].sizes
@@ -168,7 +168,7 @@ class NumpyNetwork:
 
     def __init__(
         self,
-        spec: NetworkSpec | QNetworkSpec | PolicySpec,
+        spec: PolicySpec,
         table: ParameterTable,
         layers: list[str],
         head: str,

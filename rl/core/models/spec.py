@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
 
 from gymnasium import spaces
 
@@ -25,124 +26,37 @@ MOST_UNITS = 1 << 16
 """Widest layer a file may ask for; more is damage or malice."""
 
 
-@dataclass(frozen=True)
-class NetworkSpec:
-    """Everything that shapes an `ActorCritic` but its numbers."""
-
-    observation_space: spaces.Space[Any]
-    action_space: spaces.Space[Any]
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: Activation = "tanh"
-    shared_torso: bool = False
-    """One torso for policy and value; convolutions are shared in any case."""
-    normalize_observations: bool = False
-    orthogonal_init: bool = True
-    log_std_init: float = 0.0
-    image_encoder: ImageEncoderName = "nature"
-
-    def to_json(self) -> dict[str, Any]:
-        """The inverse of `from_json`."""
-        return {
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "hidden_sizes": list(self.hidden_sizes),
-            "activation": self.activation,
-            "shared_torso": self.shared_torso,
-            "normalize_observations": self.normalize_observations,
-            "orthogonal_init": self.orthogonal_init,
-            "log_std_init": self.log_std_init,
-            "image_encoder": self.image_encoder,
-        }
-
-    @staticmethod
-    def from_json(data: Any) -> NetworkSpec:
-        """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
-        try:
-            sizes, activation = _layers(data)
-            return NetworkSpec(
-                space_from_json(data["observation_space"]),
-                space_from_json(data["action_space"]),
-                sizes,
-                activation,
-                bool(data["shared_torso"]),
-                bool(data["normalize_observations"]),
-                bool(data["orthogonal_init"]),
-                float(data["log_std_init"]),
-                _image_encoder(data),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"not the description of a network: {error}") from error
+def _sizes(value: Any) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in value)
+    if not all(0 < size <= MOST_UNITS for size in sizes):
+        raise ValueError("an impossible layer size")
+    return sizes
 
 
-@dataclass(frozen=True)
-class QNetworkSpec:
-    """Everything that shapes a `QNetwork` but its numbers."""
+def _atoms(value: Any) -> int:
+    if not 0 < int(value) <= MOST_UNITS:
+        raise ValueError("an impossible number of atoms")
+    return int(value)
 
-    observation_space: spaces.Space[Any]
-    action_space: spaces.Space[Any]
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: Activation = "relu"
-    dueling: bool = False
-    """Value and advantages apart, each with a last hidden layer of its own."""
-    normalize_observations: bool = False
-    num_atoms: int = 1
-    """Points of an action's distribution of returns; 1: its mean alone."""
-    v_min: float = 0.0
-    """The lowest of them; they lie evenly up to `v_max`."""
-    v_max: float = 0.0
-    noisy_sigma: float = 0.0
-    """Initial scale of the noise on all linear layers behind the encoder; 0: they have none."""
-    image_encoder: ImageEncoderName = "nature"
 
-    @property
-    def torso_sizes(self) -> tuple[int, ...]:
-        """Units of the hidden layers that all outputs share."""
-        return self.hidden_sizes[:-1] if self.dueling else self.hidden_sizes
+def _one_of(*names: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"{value!r} is none of {', '.join(names)}")
+        return str(value)
 
-    @property
-    def stream_sizes(self) -> tuple[int, ...]:
-        """Units of the hidden layers that value and advantages have each for themselves."""
-        return self.hidden_sizes[-1:] if self.dueling else ()
+    return read
 
-    def to_json(self) -> dict[str, Any]:
-        """The inverse of `from_json`."""
-        return {
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "hidden_sizes": list(self.hidden_sizes),
-            "activation": self.activation,
-            "dueling": self.dueling,
-            "normalize_observations": self.normalize_observations,
-            "num_atoms": self.num_atoms,
-            "v_min": self.v_min,
-            "v_max": self.v_max,
-            "noisy_sigma": self.noisy_sigma,
-            "image_encoder": self.image_encoder,
-        }
 
-    @staticmethod
-    def from_json(data: Any) -> QNetworkSpec:
-        """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
-        try:
-            sizes, activation = _layers(data)
-            num_atoms = int(data["num_atoms"])
-            if not 0 < num_atoms <= MOST_UNITS:
-                raise ValueError("an impossible number of atoms")
-            return QNetworkSpec(
-                space_from_json(data["observation_space"]),
-                space_from_json(data["action_space"]),
-                sizes,
-                activation,
-                bool(data["dueling"]),
-                bool(data["normalize_observations"]),
-                num_atoms,
-                float(data["v_min"]),
-                float(data["v_max"]),
-                float(data["noisy_sigma"]),
-                _image_encoder(data),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"not the description of a network: {error}") from error
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "observation_space": space_from_json,
+    "action_space": space_from_json,
+    "hidden_sizes": _sizes,
+    "activation": _one_of(*ACTIVATIONS),
+    "image_encoder": _one_of(*IMAGE_ENCODERS),
+    "num_atoms": _atoms,
+}
+"""How what comes from a file is read and checked; other fields by the type of their default."""
 
 
 @dataclass(frozen=True)
@@ -158,42 +72,59 @@ class PolicySpec:
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_json`."""
-        return {
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
             "hidden_sizes": list(self.hidden_sizes),
-            "activation": self.activation,
-            "normalize_observations": self.normalize_observations,
-            "image_encoder": self.image_encoder,
         }
 
-    @staticmethod
-    def from_json(data: Any) -> PolicySpec:
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
         """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
         try:
-            sizes, activation = _layers(data)
-            return PolicySpec(
-                space_from_json(data["observation_space"]),
-                space_from_json(data["action_space"]),
-                sizes,
-                activation,
-                bool(data["normalize_observations"]),
-                _image_encoder(data),
-            )
+            known = {
+                field.name: _READERS.get(field.name, type(field.default))(data[field.name])
+                for field in fields(cls)
+            }
+            return cls(**known)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"not the description of a network: {error}") from error
 
 
-def _layers(data: Any) -> tuple[tuple[int, ...], Activation]:
-    sizes = tuple(int(size) for size in data["hidden_sizes"])
-    if data["activation"] not in ACTIVATIONS or not all(0 < n <= MOST_UNITS for n in sizes):
-        raise ValueError("an unknown activation or layer size")
-    activation: Activation = data["activation"]
-    return sizes, activation
+@dataclass(frozen=True)
+class NetworkSpec(PolicySpec):
+    """Everything that shapes an `ActorCritic` but its numbers."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Activation = "tanh"
+    shared_torso: bool = False
+    """One torso for policy and value; convolutions are shared in any case."""
+    orthogonal_init: bool = True
+    log_std_init: float = 0.0
 
 
-def _image_encoder(data: Any) -> ImageEncoderName:
-    name: ImageEncoderName = data["image_encoder"]
-    if name not in IMAGE_ENCODERS:
-        raise ValueError(f"an unknown image encoder: {name!r}")
-    return name
+@dataclass(frozen=True)
+class QNetworkSpec(PolicySpec):
+    """Everything that shapes a `QNetwork` but its numbers."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    dueling: bool = False
+    """Value and advantages apart, each with a last hidden layer of its own."""
+    num_atoms: int = 1
+    """Points of an action's distribution of returns; 1: its mean alone."""
+    v_min: float = 0.0
+    """The lowest of them; they lie evenly up to `v_max`."""
+    v_max: float = 0.0
+    noisy_sigma: float = 0.0
+    """Initial scale of the noise on all linear layers behind the encoder; 0: they have none."""
+
+    @property
+    def torso_sizes(self) -> tuple[int, ...]:
+        """Units of the hidden layers that all outputs share."""
+        return self.hidden_sizes[:-1] if self.dueling else self.hidden_sizes
+
+    @property
+    def stream_sizes(self) -> tuple[int, ...]:
+        """Units of the hidden layers that value and advantages have each for themselves."""
+        return self.hidden_sizes[-1:] if self.dueling else ()
