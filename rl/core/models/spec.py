@@ -39,10 +39,10 @@ def _atoms(value: Any) -> int:
     return int(value)
 
 
-def _one_of(*names: str) -> Callable[[Any], str]:
+def _one_of(what: str, *names: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in names:
-            raise ValueError(f"{value!r} is none of {', '.join(names)}")
+            raise ValueError(f"an unknown {what}: {value!r}; known are {', '.join(names)}")
         return str(value)
 
     return read
@@ -52,8 +52,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "observation_space": space_from_json,
     "action_space": space_from_json,
     "hidden_sizes": _sizes,
-    "activation": _one_of(*ACTIVATIONS),
-    "image_encoder": _one_of(*IMAGE_ENCODERS),
+    "activation": _one_of("activation", *ACTIVATIONS),
+    "image_encoder": _one_of("image encoder", *IMAGE_ENCODERS),
     "num_atoms": _atoms,
 }
 """How what comes from a file is read and checked; other fields by the type of their default."""
