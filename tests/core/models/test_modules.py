@@ -223,9 +223,8 @@ def test_a_module_without_statistics_says_that_the_setting_has_no_effect() -> No
 
 
 def test_a_spec_comes_back_from_json_equal() -> None:
-    spec = NetworkSpec(
-        spaces.Dict([("z", IMAGE), ("a", BOX)]), ACTION, (3,), "gelu", True, True, False, -1.5
-    )
+    space = spaces.Dict([("z", IMAGE), ("a", BOX)])
+    spec = NetworkSpec(space, ACTION, (3,), "gelu", True, "impala", True, False, -1.5)
     assert NetworkSpec.from_json(spec.to_json()) == spec
 
 
