@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, Generic, Self
 
 import gymnasium
-import numpy as np
 
 from rl.algorithms import snapshot
 from rl.algorithms.engines import make_env_runners, make_learners, make_runtime
 from rl.algorithms.registry import read_config
-from rl.algorithms.results import TrainResult, warn_of_skipped
+from rl.algorithms.results import TrainResult, ended_in, shares_of, warn_of_skipped
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.devices import device_problems
@@ -118,17 +117,21 @@ class Algorithm(ABC, Generic[ConfigT]):
         rollouts = self.env_runners.sample(length)
         self.midway = True
         self._seconds["sample"] += time.perf_counter() - began
-        taken = self.env_steps + np.sum([rollout.steps_by_row for rollout in rollouts], axis=0)
-        ended = [
-            (int(taken[episode.step]), episode)
-            for rollout in rollouts
-            for episode in rollout.episodes
-        ]
-        for at, episode in sorted(ended, key=lambda entry: entry[0]):  # stable: runner order within
+        for at, episode in ended_in(rollouts, self.env_steps):
             self.window.add(episode.episode_return, episode.length, episode.success)
             self.episodes.append((at, episode))
         self.env_steps += sum(rollout.num_steps for rollout in rollouts)
         return rollouts
+
+    def sample_ahead(self, length: int) -> None:
+        """Has the runners sample what the next `sample` returns, while the driver goes on.
+
+        They act with the weights published last; those published later are for the fragment after.
+        Where nobody can work beside the driver, or the budget is spent, the next `sample` does it.
+        """
+        spent = self._budget is not None and self.env_steps >= self._budget
+        if self.runtime.engine != "inline" and not spent:
+            self.env_runners.begin(length)
 
     def learn_from(self, rollouts: Sequence[Rollout]) -> Metrics:
         """One `Learner.update`; schedules stand where they stood when the iteration began."""
@@ -267,7 +270,7 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     def checkpoint_files(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The files of a checkpoint by name, and what its manifest says of it."""
-        return snapshot.files_of(
+        files, meta = snapshot.files_of(
             self.config,
             self._config_text,
             self.learners.module,
@@ -285,6 +288,9 @@ class Algorithm(ABC, Generic[ConfigT]):
             },
             self.learners.engine,
         )
+        if self.config.env_runners.overlap:
+            files |= snapshot.acting_files(self.env_runners.weights)
+        return files, meta
 
     @cached_property
     def _config_text(self) -> bytes:
@@ -313,11 +319,14 @@ class Algorithm(ABC, Generic[ConfigT]):
             self._row_began = None if row is None else int(row)
             self._metrics = {str(k): float(v) for k, v in counters.get("row", {}).items()}
             self._skipped = self._metrics.get("train/skipped_updates", 0.0)
+            acting = None
+            if self.config.env_runners.overlap:
+                acting = snapshot.acting_weights(checkpoint, self.env_runners.weights)
         except snapshot.MALFORMED as error:
             raise CheckpointError(
                 f"{checkpoint.path}: does not hold a run of this config: {error!r}"
             ) from error
-        self.env_runners.set_weights(self.learners.get_weights(again=True))
+        self.env_runners.set_weights(acting or self.learners.get_weights(again=True))
         return lost
 
     @staticmethod
@@ -362,18 +371,13 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     def _timing(self, elapsed: float, steps_before: int) -> Metrics:
         steps = self.env_steps - steps_before
-        sampled, learnt = self._seconds["sample"], self._seconds["learn"]
-        return {
+        metrics = {
             "time/fps": steps / elapsed,
             "time/iterations": float(self.iteration),
             "time/time_elapsed": self._trained_s,
             "time/total_timesteps": float(self.env_steps),
-            "perf/sample_fps": steps / sampled if sampled else 0.0,
-            "perf/learner_fps": steps / learnt if learnt else 0.0,
-            "perf/sample_share": sampled / elapsed,
-            "perf/learn_share": learnt / elapsed,
-            "perf/wait_share": max(0.0, 1 - (sampled + learnt) / elapsed),
-        } | (self.env_runners.health() | self.learners.health())
+        } | shares_of(elapsed, steps, **self._seconds)
+        return metrics | self.env_runners.health() | self.learners.health()
 
     def _result(
         self, metrics: Metrics, elapsed: float, steps_before: int, whole: bool

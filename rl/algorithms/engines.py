@@ -30,7 +30,8 @@ def choose_engine(config: AlgorithmConfig) -> str:
     if config.learners.num > 0:
         return "process"
     cores = len(os.sched_getaffinity(0))
-    return "process" if config.env_runners.num > 1 and cores > 1 else "inline"
+    side_by_side = config.env_runners.num > 1 or config.env_runners.overlap
+    return "process" if side_by_side and cores > 1 else "inline"
 
 
 def make_runtime(config: AlgorithmConfig) -> Runtime:

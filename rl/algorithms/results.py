@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rl.core.data.rollout import Episode
+import numpy as np
+
+from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.learner import Metrics
 
-__all__ = ["TrainResult", "warn_of_skipped"]
+__all__ = ["TrainResult", "ended_in", "shares_of", "warn_of_skipped"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,3 +51,29 @@ def warn_of_skipped(metrics: Metrics, before: float, env_steps: int) -> float:
             skipped,
         )
     return skipped
+
+
+def ended_in(rollouts: Sequence[Rollout], before: int) -> list[tuple[int, Episode]]:
+    """Episodes that ended in rollouts sampled side by side, in order of time, then of runners.
+
+    Each with the run's environment step at that moment; `before` is that of their beginning.
+    """
+    taken = before + np.sum([rollout.steps_by_row for rollout in rollouts], axis=0)
+    ended = [
+        (int(taken[episode.step]), episode) for rollout in rollouts for episode in rollout.episodes
+    ]
+    return sorted(ended, key=lambda entry: entry[0])  # stable
+
+
+def shares_of(elapsed: float, steps: int, *, sample: float, learn: float) -> Metrics:
+    """The `perf/` metrics of `elapsed` seconds: so many went into waiting for rollouts, learning.
+
+    What is sampled while the learner learns is not waited for, and makes `perf/sample_fps` large.
+    """
+    return {
+        "perf/sample_fps": steps / sample if sample else 0.0,
+        "perf/learner_fps": steps / learn if learn else 0.0,
+        "perf/sample_share": sample / elapsed,
+        "perf/learn_share": learn / elapsed,
+        "perf/wait_share": max(0.0, 1 - (sample + learn) / elapsed),
+    }

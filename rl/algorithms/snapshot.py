@@ -24,6 +24,7 @@ import numpy as np
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.blocks import STATE, Part
 from rl.core.data.tree import Array
+from rl.core.data.weights import Weights
 from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.models.modules import Module
@@ -36,6 +37,8 @@ from rl.env_runners.runner_state import LaneState, RunnerState
 __all__ = [
     "MALFORMED",
     "Memory",
+    "acting_files",
+    "acting_weights",
     "files_of",
     "learner_state",
     "newest_checkpoint",
@@ -46,6 +49,7 @@ __all__ = [
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
 POLICY_WEIGHTS = "policy/weights.safetensors"
 MODULE = "module."
+ACTING, BUFFER = "acting.safetensors", "buffer."
 MEMORY, ARRAYS = "replay/", ".safetensors"
 MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What reading a checkpoint raises that is sound as a file and holds something else."""
@@ -144,6 +148,25 @@ def learner_state(checkpoint: Checkpoint) -> dict[str, Array]:
         **checkpoint.arrays("learner.safetensors"),
         **{MODULE + k: v for k, v in policy.items()},
     }
+
+
+def acting_files(weights: Weights) -> dict[str, dict[str, Array]]:
+    """The weights that runners act with, where they are not the learner's newest."""
+    arrays = {BUFFER + name: array for name, array in weights.buffers.items()}
+    own = {"version": np.array(weights.version), "parameters": weights.parameters}
+    return {ACTING: own | arrays}
+
+
+def acting_weights(checkpoint: Checkpoint, like: Weights) -> Weights:
+    """What `acting_files` wrote; arrays of the same names and shapes as those of `like`."""
+    arrays = checkpoint.arrays(ACTING)
+    expected = acting_files(like)[ACTING]
+    for name in expected.keys() | arrays.keys():
+        found, wanted = arrays[name], expected[name]
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+            raise ValueError(f"{ACTING}: {name} is {found.dtype} {found.shape}")
+    buffers = {k.removeprefix(BUFFER): v for k, v in arrays.items() if k.startswith(BUFFER)}
+    return Weights(int(arrays["version"]), arrays["parameters"], buffers)
 
 
 def runner_states(checkpoint: Checkpoint) -> list[RunnerState]:

@@ -40,6 +40,10 @@ class TD3(Algorithm[TD3Config]):
     def training_step(self) -> Metrics:
         length = self.fragment_length(self.config.rollout_length, exact=True)
         rollouts = self.sample(length)  # one [T, B] from each runner
+        if self.config.env_runners.overlap:
+            self.publish_weights()  # before they learn: the next fragment lags by this update
+            self.sample_ahead(self.fragment_length(self.config.rollout_length, exact=True))
+            return self.learn_from(rollouts)
         metrics = self.learn_from(rollouts)
         self.publish_weights()
         return metrics

@@ -101,6 +101,9 @@ class EnvRunnersConfig(Settings):
     vectorization: Literal["auto", "native", "single"] = "auto"
     """native: one vector environment, by the environment's own vector code; single: one after the
     other, each restorable to the bit; auto: native for Atari and what is only there vectorised."""
+    overlap: bool = False
+    """Sample the next fragment while the learner learns from the last: by the weights of one update
+    round before, always, whatever the engine. For algorithms that learn from a replay buffer."""
     step_timeout: Positive = 300.0
     """Seconds without a step after which a runner's process is taken for hung and made anew; not
     used inline."""
@@ -252,6 +255,8 @@ class AlgorithmConfig(Settings):
     """Kinds of action spaces the algorithm can act in."""
     bounded_actions: ClassVar[bool] = False
     """Whether continuous actions must have finite bounds."""
+    can_overlap: ClassVar[bool] = False
+    """Whether `training_step` does what `env_runners.overlap` asks for."""
 
     env: Environment = "CartPole-v1"
     """Environment: an id (CartPole-v1, my_package.envs:Maze-v0), a registered name, a callable."""
@@ -309,6 +314,12 @@ class AlgorithmConfig(Settings):
                 "env_runners.min",
                 f"runtime.placement {self.runtime.placement} holds for all runners or for none;"
                 " write spread or pack",
+            )
+        if self.env_runners.overlap and not self.can_overlap:
+            yield Problem(
+                "env_runners.overlap",
+                f"{self.label()} learns from what its newest weights have done, so nothing can be"
+                " sampled before they are there; leave it out",
             )
         if self.runtime.engine == "inline" and self.learners.num > 1:
             yield Problem(

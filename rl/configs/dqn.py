@@ -41,6 +41,7 @@ class DQNConfig(AlgorithmConfig):
     name: ClassVar[str] = "dqn"
     algorithm_path: ClassVar[str] = "rl.algorithms.dqn:DQN"
     supported_actions: ClassVar[frozenset[ActionKind]] = frozenset({"discrete"})
+    can_overlap: ClassVar[bool] = True
 
     env_runners: EnvRunnersConfig = EnvRunnersConfig(num=1, envs_per_runner=1)
     metrics: MetricsConfig = MetricsConfig(interval=200)

@@ -77,6 +77,7 @@ class SACConfig(AlgorithmConfig):
     algorithm_path: ClassVar[str] = "rl.algorithms.sac:SAC"
     supported_actions: ClassVar[frozenset[ActionKind]] = frozenset({"box", "discrete"})
     bounded_actions: ClassVar[bool] = True
+    can_overlap: ClassVar[bool] = True
 
     env_runners: EnvRunnersConfig = EnvRunnersConfig(num=1, envs_per_runner=1)
     metrics: MetricsConfig = MetricsConfig(interval=200)

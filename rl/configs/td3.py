@@ -38,6 +38,7 @@ class TD3Config(AlgorithmConfig):
     algorithm_path: ClassVar[str] = "rl.algorithms.td3:TD3"
     supported_actions: ClassVar[frozenset[ActionKind]] = frozenset({"box"})
     bounded_actions: ClassVar[bool] = True
+    can_overlap: ClassVar[bool] = True
 
     env_runners: EnvRunnersConfig = EnvRunnersConfig(num=1, envs_per_runner=1)
     metrics: MetricsConfig = MetricsConfig(interval=200)

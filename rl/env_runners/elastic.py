@@ -25,7 +25,7 @@ from rl.core.models.actor import ActorFactory
 from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime
 from rl.env_runners.env_runner import EnvRunner, OutOfStep
 from rl.env_runners.environments import EnvironmentFactory
-from rl.env_runners.group import modules_of, result_of
+from rl.env_runners.group import Request, modules_of, result_of
 from rl.env_runners.runner_state import RunnerState
 from rl.errors import ActorDied, ResourcesUnavailable, RestartsExhausted, RuntimeFault
 
@@ -116,6 +116,7 @@ class ElasticEnvRunnerGroup:
         self._patience = config.runtime.placement_timeout
         self._attempts = config.runtime.max_restarts * config.env_runners.num
         self._weights: ObjectRef[Weights] | None = None
+        self._ahead: Request | None = None
         self._states = [RunnerState()] * config.env_runners.num
         self._owners: list[_Host | None] = [None] * config.env_runners.num
         self._taken: dict[int, Future[int]] = {}
@@ -148,6 +149,11 @@ class ElasticEnvRunnerGroup:
             for number, place in enumerate(places)
         ]
 
+    def begin(self, num_steps: int) -> None:
+        """As of `EnvRunnerGroup`; begins nothing while processes have to be waited for."""
+        if sum(host.alive for host in self._hosts) >= self._least:
+            self._ahead = self._request(num_steps)
+
     def sample(self, num_steps: int) -> list[Rollout]:
         """A fragment of `num_steps` steps per environment from each runner, in their order.
 
@@ -157,14 +163,22 @@ class ElasticEnvRunnerGroup:
                 `runtime.placement_timeout`.
             RestartsExhausted: A runner's fragment was lost more often than it may.
         """
-        self._settle()
-        asked = [self._ask(index, num_steps) for index in range(len(self._states))]
-        rollouts = [self._answer(index, future, num_steps) for index, future in enumerate(asked)]
+        request = self._ahead
+        if request is None or request.num_steps != num_steps:
+            request = self._request(num_steps)
+        rollouts = [self._answer(index, request) for index in range(len(self._states))]
         # All or none: who gives up waiting can still save where every runner stood.
         self._states = [
             state.after(rollout) for state, rollout in zip(self._states, rollouts, strict=True)
         ]
+        self._ahead = None
         return rollouts
+
+    def _request(self, num_steps: int) -> Request:
+        self._settle()
+        weights = self._weights
+        asked = [self._ask(index, num_steps, weights) for index in range(len(self._states))]
+        return Request(num_steps, weights, asked)
 
     def _settle(self) -> None:
         """Waits for enough processes, and deals the runners out evenly; as few as can be move."""
@@ -188,24 +202,26 @@ class ElasticEnvRunnerGroup:
         self._owners[index] = host
         self._taken[index] = host.handle.call(RunnerHost.take, index, self._states[index])
 
-    def _ask(self, index: int, num_steps: int) -> Future[Rollout]:
-        owner, weights = self._owners[index], self._weights
+    def _ask(
+        self, index: int, num_steps: int, weights: ObjectRef[Weights] | None
+    ) -> Future[Rollout]:
+        owner = self._owners[index]
         assert owner is not None
-        asked: Any = weights  # a reference: the runner receives the weights themselves
+        given: Any = weights  # a reference: the runner receives the weights themselves
         return owner.handle.call(
-            RunnerHost.sample, index, num_steps, asked, self._states[index].fragment
+            RunnerHost.sample, index, num_steps, given, self._states[index].fragment
         )
 
-    def _answer(self, index: int, future: Future[Rollout], num_steps: int) -> Rollout:
+    def _answer(self, index: int, request: Request) -> Rollout:
         """The rollout, sampled again elsewhere as often as its process dies."""
-        attempts = 0
+        future, attempts = request.futures[index], 0
         while True:
             try:
                 self._count(index)
                 rollout: Rollout = result_of(future)
                 break
             except (ActorDied, RestartsExhausted, OutOfStep) as error:
-                attempts += 1
+                attempts += not isinstance(error, OutOfStep)
                 if attempts > self._attempts:
                     raise
                 logger.warning("%s A fragment of runner %d is sampled again.", error, index)
@@ -216,7 +232,7 @@ class ElasticEnvRunnerGroup:
                 alive = self._await_enough()
                 load = Counter(self._owners)
                 self._give(index, min(alive, key=lambda host: load[host]))
-                future = self._ask(index, num_steps)
+                future = self._ask(index, request.num_steps, request.weights)
         return rollout
 
     def _count(self, index: int) -> None:
@@ -257,6 +273,12 @@ class ElasticEnvRunnerGroup:
         return self._runtime.put(rollout)
 
     @property
+    def weights(self) -> Weights:
+        """What was set last."""
+        assert self._weights is not None
+        return self._weights.result()
+
+    @property
     def states(self) -> list[RunnerState]:
         """Where each runner stands."""
         return list(self._states)
@@ -264,7 +286,7 @@ class ElasticEnvRunnerGroup:
     def set_states(self, states: Sequence[RunnerState]) -> int:
         """Takes every runner back to where it stood; returns how many steps were lost."""
         before = self._discarded
-        self._states = list(states)
+        self._states, self._ahead = list(states), None
         for index in range(len(self._owners)):
             self._owners[index] = None
         self._settle()

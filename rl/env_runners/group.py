@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rl.configs.algorithm_config import AlgorithmConfig
@@ -21,10 +22,18 @@ from rl.env_runners.environments import EnvironmentFactory
 from rl.env_runners.runner_state import RunnerState
 from rl.errors import ActorDied, ActorError, EnvironmentFault, RLError, RuntimeFault
 
-__all__ = ["EnvRunnerGroup", "modules_of", "result_of"]
-
+__all__ = ["EnvRunnerGroup", "Request", "modules_of", "result_of"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A fragment of every runner that was asked for, with what it is asked for again."""
+
+    num_steps: int
+    weights: ObjectRef[Weights] | None
+    futures: list[Future[Rollout]]
 
 
 class EnvRunnerGroup:
@@ -52,6 +61,7 @@ class EnvRunnerGroup:
         self._runtime = runtime
         self._max_restarts = config.runtime.max_restarts
         self._weights: ObjectRef[Weights] | None = None
+        self._ahead: Request | None = None
         self._sampled: list[tuple[Rollout, Future[Rollout]]] = []
         self._states = [RunnerState()] * config.env_runners.num
         self._discarded = self._restored = 0
@@ -78,6 +88,14 @@ class EnvRunnerGroup:
             for index in range(config.env_runners.num)
         ]
 
+    def begin(self, num_steps: int) -> None:
+        """Begins what the next `sample` returns, if it asks for as many steps; returns at once.
+
+        The weights are those set last; what is set in between acts from the fragment after.
+        """
+        asked = [self._ask(index, num_steps, self._weights) for index in range(len(self._runners))]
+        self._ahead = Request(num_steps, self._weights, asked)
+
     def sample(self, num_steps: int) -> list[Rollout]:
         """A fragment of `num_steps` steps per environment from each runner, in their order.
 
@@ -89,9 +107,13 @@ class EnvRunnerGroup:
             RestartsExhausted: A runner died more often than it may.
         """
         self._sampled = []  # or the memory of the last ones could not be used again
-        asked = [self._ask(index, num_steps) for index in range(len(self._runners))]
-        sampled = [self._answer(index, future, num_steps) for index, future in enumerate(asked)]
+        if self._ahead is None or self._ahead.num_steps != num_steps:
+            self.begin(num_steps)  # whoever is ahead by another number is taken back
+        request = self._ahead
+        assert request is not None
+        sampled = [self._answer(index, request) for index in range(len(self._runners))]
         # All or none: who gives up waiting can still save where every runner stood.
+        self._ahead = None
         self._states = [
             state.after(rollout) for state, (rollout, _) in zip(self._states, sampled, strict=True)
         ]
@@ -108,16 +130,17 @@ class EnvRunnerGroup:
                 return future
         return self._runtime.put(rollout)
 
-    def _ask(self, index: int, num_steps: int) -> Future[Rollout]:
-        weights: Any = self._weights  # a reference: the runner receives the weights themselves
+    def _ask(
+        self, index: int, num_steps: int, weights: ObjectRef[Weights] | None
+    ) -> Future[Rollout]:
+        given: Any = weights  # a reference: the runner receives the weights themselves
         return self._runners[index].call(
-            EnvRunner.sample, num_steps, weights, self._states[index].fragment
+            EnvRunner.sample, num_steps, given, self._states[index].fragment
         )
 
-    def _answer(
-        self, index: int, future: Future[Rollout], num_steps: int
-    ) -> tuple[Rollout, Future[Rollout]]:
+    def _answer(self, index: int, request: Request) -> tuple[Rollout, Future[Rollout]]:
         """The rollout, asked for again as often as the runner dies and comes back; its future."""
+        future = request.futures[index]
         restored: Future[int] | None = None
         attempts = 0
         while True:
@@ -125,12 +148,12 @@ class EnvRunnerGroup:
                 rollout: Rollout = result_of(future)
                 break
             except (ActorDied, OutOfStep) as error:
-                attempts += 1
+                attempts += isinstance(error, ActorDied)
                 if attempts > self._max_restarts:
                     raise
                 logger.info("%s Its fragment is sampled again.", error)  # the runtime has warned
                 restored = self._runners[index].call(EnvRunner.set_state, self._states[index])
-                future = self._ask(index, num_steps)
+                future = self._ask(index, request.num_steps, request.weights)
         if restored is not None:
             lost = result_of(restored)
             self._discarded += lost
@@ -145,6 +168,12 @@ class EnvRunnerGroup:
             self._weights = weights
 
     @property
+    def weights(self) -> Weights:
+        """What was set last."""
+        assert self._weights is not None
+        return self._weights.result()
+
+    @property
     def states(self) -> list[RunnerState]:
         """Where each runner stands."""
         return list(self._states)
@@ -156,7 +185,7 @@ class EnvRunnerGroup:
             for runner, state in zip(self._runners, states, strict=True)
         ]
         lost: int = sum(result_of(call) for call in calls)
-        self._states = list(states)
+        self._states, self._ahead = list(states), None
         self._discarded += lost
         return lost
 

@@ -64,11 +64,16 @@ def _survives_kills_of_its_driver(
     "the driver is killed (SIGKILL) at random moments, each time resumed",
     "weights, optimizer, replay, generators, tables and curves as if it had never been",
 )
-@pytest.mark.parametrize(("algo", "engine"), [("ppo", "inline"), ("dqn", "process")])
+@pytest.mark.parametrize(
+    ("algo", "engine", "overlap"),
+    [("ppo", "inline", False), ("dqn", "process", False), ("sac", "process", True)],
+)
 def test_a_driver_killed_a_few_times_and_resumed(
-    launcher: Launcher, algo: str, engine: str
+    launcher: Launcher, algo: str, engine: str, overlap: bool
 ) -> None:
-    _survives_kills_of_its_driver(launcher, settings(algo, engine), 3, 0.9)
+    values = settings(algo, engine)
+    values["env_runners"]["overlap"] = overlap
+    _survives_kills_of_its_driver(launcher, values, 3, 0.9)
 
 
 @pytest.mark.fault(

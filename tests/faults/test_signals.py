@@ -129,16 +129,24 @@ gymnasium.register("Slow-v0", Slow)
     "SIGTERM while a runner hangs, with or without the GIL",
     "the iteration is given up, a checkpoint of the one before, code 143 within --grace",
 )
-@pytest.mark.parametrize("holds", ["time.sleep(1e6)", "ctypes.PyDLL(None).sleep(1000000)"])
+@pytest.mark.parametrize(
+    ("algo", "holds"),
+    [
+        ("ppo", "time.sleep(1e6)"),
+        ("ppo", "ctypes.PyDLL(None).sleep(1000000)"),
+        ("dqn", "time.sleep(1e6)"),  # a fragment ahead
+    ],
+)
 def test_sigterm_is_obeyed_in_time_even_when_a_runner_hangs(
-    launcher: Launcher, tmp_path: Path, holds: str
+    launcher: Launcher, tmp_path: Path, algo: str, holds: str
 ) -> None:
     (tmp_path / "hanging_env.py").write_text(
         SLOW.replace("time.sleep(5.0)", holds)
         .replace("Slow", "Hanging")
         .replace("import os", "import ctypes, os")
     )
-    values = settings("ppo", "process", **LONG) | {"env": "hanging_env:Hanging-v0"}
+    values = settings(algo, "process", **LONG) | {"env": "hanging_env:Hanging-v0"}
+    values["env_runners"]["overlap"] = algo == "dqn"
     pid = _begun(launcher, values, "--trust", "hanging_env", "--grace", "4", rows=2)
     _until_slow(tmp_path)
     below = list(descendants(pid))
@@ -149,7 +157,8 @@ def test_sigterm_is_obeyed_in_time_even_when_a_runner_hangs(
     _assert_ended_well(launcher, below)
     newest, skipped = CheckpointStore(tmp_path / "run" / "checkpoints").newest_valid()
     assert skipped == []
-    assert newest.meta["env_steps"] == 4 * 32 * (130 // 32)
+    length = int(values["rollout_length"])
+    assert newest.meta["env_steps"] == 4 * length * (130 // length)
 
 
 @pytest.mark.fault(
