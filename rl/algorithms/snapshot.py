@@ -137,7 +137,7 @@ def _runner_files(runners: Sequence[RunnerState]) -> tuple[list[Any], dict[str, 
                     "leaves": len(lane.observation),
                 }
             )
-        heads.append({"fragment": state.fragment, "lanes": lanes})
+        heads.append({"fragment": state.fragment, "failures": state.failures, "lanes": lanes})
     return heads, arrays
 
 
@@ -185,6 +185,7 @@ def runner_states(checkpoint: Checkpoint) -> list[RunnerState]:
                 )
                 for b, lane in enumerate(head["lanes"])
             ),
+            int(head["failures"]),
         )
         for runner, head in enumerate(heads)
     ]

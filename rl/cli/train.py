@@ -36,7 +36,10 @@ TRUST = Flag(
 
 WHERE = "runtime."
 """Settings of where a run runs, which is not what it computes."""
-MAY_CHANGE = ("total_steps", "env_runners.min", "env_runners.max", "env_runners.step_timeout")
+MAY_CHANGE = (
+    "total_steps",
+    *(f"env_runners.{name}" for name in ("min", "max", "step_timeout", "max_env_failures")),
+)
 """What may be another on resume besides `WHERE`."""
 
 

@@ -25,6 +25,7 @@ from rl.core.models.actor import ActorFactory
 from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime
 from rl.env_runners.env_runner import EnvRunner, OutOfStep
 from rl.env_runners.environments import EnvironmentFactory
+from rl.env_runners.failures import FailureBudget
 from rl.env_runners.group import Request, modules_of, result_of
 from rl.env_runners.runner_state import RunnerState
 from rl.errors import ActorDied, ResourcesUnavailable, RestartsExhausted, RuntimeFault
@@ -122,12 +123,14 @@ class ElasticEnvRunnerGroup:
         self._taken: dict[int, Future[int]] = {}
         """By runner, what its new host says of it; until its next rollout is here."""
         self._discarded = self._restored = 0
+        self._budget = FailureBudget(config.env_runners.max_env_failures)
         make_runner = functools.partial(
             _make_runner,
             environments,
             config.env_runners.envs_per_runner,
             make_actor,
             config.seed,
+            config.env_runners.max_env_failures > 0,
         )
         places = runtime.place(
             [config.runner_resources] * (config.env_runners.max or config.env_runners.num),
@@ -158,7 +161,7 @@ class ElasticEnvRunnerGroup:
         """A fragment of `num_steps` steps per environment from each runner, in their order.
 
         Raises:
-            EnvironmentFault: An environment raised or broke its contract.
+            EnvironmentFault: An environment broke its contract, or raised once too often.
             ResourcesUnavailable: Fewer processes than `env_runners.min` were there for longer than
                 `runtime.placement_timeout`.
             RestartsExhausted: A runner's fragment was lost more often than it may.
@@ -172,6 +175,7 @@ class ElasticEnvRunnerGroup:
             state.after(rollout) for state, rollout in zip(self._states, rollouts, strict=True)
         ]
         self._ahead = None
+        self._budget.check(rollouts, self._states)
         return rollouts
 
     def _request(self, num_steps: int) -> Request:
@@ -301,6 +305,7 @@ class ElasticEnvRunnerGroup:
             "sampler/restarts": float(sum(host.handle.restarts for host in self._hosts)),
             "sampler/restored_steps": float(self._restored),
             "sampler/discarded_steps": float(self._discarded),
+            "sampler/env_failures": float(sum(state.failures for state in self._states)),
         }
 
     def close(self, patience: float = 10.0) -> None:
@@ -334,6 +339,8 @@ def _make_runner(
     num_environments: int,
     make_actor: ActorFactory,
     seed: int,
+    forgiving: bool,
     index: int,
 ) -> EnvRunner:
-    return EnvRunner(environments, environments.name, num_environments, make_actor, seed, index)
+    name = environments.name
+    return EnvRunner(environments, name, num_environments, make_actor, seed, index, forgiving)

@@ -45,6 +45,7 @@ class EnvRunner:
         make_actor: ActorFactory,
         seed: int,
         index: int,
+        forgiving: bool = False,
     ) -> None:
         """Makes the environments and the actor; nothing is reset before the first `sample`.
 
@@ -56,6 +57,7 @@ class EnvRunner:
             make_actor: Makes the copy of the policy.
             seed: Root seed of the run.
             index: Of this runner in its group.
+            forgiving: Whether an environment that raises is made anew, and the rollout tells of it.
 
         Raises:
             UsageError: `make_environment` gave the same object twice.
@@ -66,7 +68,9 @@ class EnvRunner:
             vector = make_environment.vector(num_environments)
             self._environments = NativeEnvironments(vector, name, seed, index)
         else:
-            self._environments = Lanes(make_environment, name, num_environments, seed, index)
+            self._environments = Lanes(
+                make_environment, name, num_environments, seed, index, forgiving=forgiving
+            )
         self._index = index
         self._actor = make_actor()
         self._noise = NoiseStream(seed, index)

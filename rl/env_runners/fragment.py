@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,13 @@ class Fragment:
         self._terminated = np.zeros((length, width), np.bool_)
         self._truncated = np.zeros((length, width), np.bool_)
         self._extras: dict[str, Array] = {}
+        self._row_noise: Array | None = None  # of the row at hand
         self._final_steps: list[tuple[int, int]] = []
         self._final_leaves: list[list[Array]] = [[] for _ in self._leaves]
         self._episodes: list[Episode] = []
         # Row of the current episode's first step; negative when it began in an earlier fragment.
         self._began: Any = self._first_rows()
-        self._entered = tuple(self._began)
+        self._entered = list(self._began)
         self._valid: Array | None = None
 
     def _first_rows(self) -> Any:
@@ -106,6 +107,9 @@ class Fragment:
             note_progress()
         self._check_finite(self._length)
         self._leave()
+        failures = [failure for lane in self._lanes for failure in lane.take_failures()]
+        if failures:
+            self._order_ends()
         nested = self._observations
         finals = self._finals()
         return Rollout(
@@ -125,6 +129,7 @@ class Fragment:
             runner=runner,
             fragment=number,
             episodes=tuple(self._episodes),
+            failures=tuple(failures),
         )
 
     def _finals(self) -> list[Array]:
@@ -134,16 +139,9 @@ class Fragment:
         ]
 
     def _act(self, t: int) -> None:
-        nested = self._observations
-        row: Tree = (
-            {path: leaf[t] for path, leaf in nested.items()}
-            if isinstance(nested, dict)
-            else nested[t]
-        )
-        mask = self._layout.mask_of(row)
-        if mask is not None:
-            self._check_choice(t, mask)
-        actions, extras = self._actor.act(row, self._noise.row(t))
+        """Chooses the actions of row t."""
+        self._row_noise = self._noise.row(t)
+        actions, extras = self._choose(t)
         self._actions[t] = actions
         if t == 0:
             self._extras = {
@@ -153,6 +151,19 @@ class Fragment:
         for name, values in extras.items():
             self._extras[name][t] = values
 
+    def _choose(self, t: int) -> tuple[Array, dict[str, Array]]:
+        """What the actor does in row t, by the noise of that row."""
+        nested = self._observations
+        row: Tree = (
+            {path: leaf[t] for path, leaf in nested.items()}
+            if isinstance(nested, dict)
+            else nested[t]
+        )
+        mask = self._layout.mask_of(row)
+        if mask is not None:
+            self._check_choice(t, mask)
+        return self._actor.act(row, self._row_noise)
+
     def _check_choice(self, t: int, mask: Array) -> None:
         """Raises where a mask [B, choices] leaves an environment nothing to choose."""
         stuck = np.flatnonzero(~has_choice(self._action_layout, mask))
@@ -160,14 +171,18 @@ class Fragment:
             raise no_choice(self._at(t, int(stuck[0])))
 
     def _step(self, t: int) -> None:
-        """The hot loop: one action in every environment."""
+        """One action in every environment."""
+        self._take(t, enumerate(self._action_layout.decode(self._actions[t])))
+
+    def _take(self, t: int, chosen: Iterable[tuple[int, Any]]) -> None:
+        """The hot loop: takes actions, each with the index of its environment."""
         lanes, layout = self._lanes, self._layout
         # Categories are looked at one by one: an impossible one would be encoded as another.
         categories = bool(layout.leaves[0].sizes)
         plain = None if layout.nested or categories else self._leaves[0][t + 1]
         shape, dtype = layout.leaves[0].shape, layout.space.dtype
         rewards = self._rewards[t]
-        for b, action in enumerate(self._action_layout.decode(self._actions[t])):
+        for b, action in chosen:
             lane = lanes[b]
             result: Any = NOTHING
             try:
@@ -188,8 +203,10 @@ class Fragment:
                     self._end(t, b, bool(terminated), info)
                 elif terminated is None or truncated is None:
                     check_step(result, self._layout, self._at(t, b))
+                continue
             except Exception as error:
-                self._fail(t, b, action, result, error)
+                fault = self._fault(t, b, action, result, error)
+            self._renew(t, b, fault)
 
     def _put_checked(self, row: int, b: int, result: Any) -> None:
         check_step(result, self._layout, self._at(row - 1, b))
@@ -206,18 +223,53 @@ class Fragment:
         length = t + 1 - self._began[b]
         self._episodes.append(lane.finish(t, length, info, self._clock))
         self._began[b] = t + 1
-        for leaf, value in zip(self._leaves, lane.reset(), strict=True):
+        for leaf, value in zip(self._leaves, lane.reset(t + 1), strict=True):
             leaf[t + 1, b] = value
 
-    def _fail(self, t: int, b: int, action: Any, result: Any, error: Exception) -> None:
-        """Finds out whose fault an error in the loop is, and raises it."""
+    def _fault(
+        self, t: int, b: int, action: Any, result: Any, error: Exception
+    ) -> EnvironmentFault:
+        """What the environment raised; raises where an error in the loop is something else."""
         self._check_finite(t)  # an action chosen from a NaN may be what the environment choked on
         if isinstance(error, EnvironmentFault):
             raise error
         if result is NOTHING:
-            raise raised(self._at(t, b), f"step({action!r})", error) from error
+            fault = raised(self._at(t, b), f"step({action!r})", error)
+            fault.__cause__ = error
+            return fault
         check_step(result, self._layout, self._at(t, b))
         raise error
+
+    def _renew(self, t: int, b: int, fault: EnvironmentFault) -> None:
+        """Lane b raised in row t: its episode ends with the step before, and another begins here.
+
+        The step that raised was none. Others are not disturbed: what they do in this row is chosen
+        from the same observations by the same noise.
+        """
+        lane, progress = self._lanes[b], self._began[b] < t
+        here = progress and t > 0  # else it is cut off between two fragments
+        lane.fail(fault, t, ended=here, progress=progress)
+        if here:
+            self._truncated[t - 1, b] = True
+            self._final_steps.append((t - 1, b))
+            for finals, leaf in zip(self._final_leaves, self._leaves, strict=True):
+                finals.append(leaf[t, b].copy())
+        elif t == 0:
+            self._entered[b] = 0
+        self._began[b] = t
+        for leaf, value in zip(self._leaves, lane.reset(t), strict=True):
+            leaf[t, b] = value
+        actions, extras = self._choose(t)
+        self._actions[t, b] = actions[b]
+        for name, values in extras.items():
+            self._extras[name][t, b] = values[b]
+        self._take(t, [(b, list(self._action_layout.decode(self._actions[t]))[b])])
+
+    def _order_ends(self) -> None:
+        """Sorts the ends by row: where a lane failed they stand behind later ones."""
+        order = sorted(range(len(self._final_steps)), key=lambda k: self._final_steps[k])
+        self._final_steps = [self._final_steps[k] for k in order]
+        self._final_leaves = [[kept[k] for k in order] for kept in self._final_leaves]
 
     def _check_finite(self, rows: int) -> None:
         """Raises when a reward or observation of the first `rows` rows is NaN or infinite."""

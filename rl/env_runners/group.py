@@ -19,6 +19,7 @@ from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime
 from rl.core.runtime.failures import RemoteTraceback
 from rl.env_runners.env_runner import EnvRunner, OutOfStep
 from rl.env_runners.environments import EnvironmentFactory
+from rl.env_runners.failures import FailureBudget
 from rl.env_runners.runner_state import RunnerState
 from rl.errors import ActorDied, ActorError, EnvironmentFault, RLError, RuntimeFault
 
@@ -65,6 +66,7 @@ class EnvRunnerGroup:
         self._sampled: list[tuple[Rollout, Future[Rollout]]] = []
         self._states = [RunnerState()] * config.env_runners.num
         self._discarded = self._restored = 0
+        self._budget = FailureBudget(config.env_runners.max_env_failures)
         places = runtime.place(
             [config.runner_resources] * config.env_runners.num, config.runtime.placement
         )
@@ -78,6 +80,7 @@ class EnvRunnerGroup:
                     make_actor,
                     config.seed,
                     index,
+                    config.env_runners.max_env_failures > 0,
                 ),
                 name=f"runner-{index}",
                 place=places[index],
@@ -103,7 +106,7 @@ class EnvRunnerGroup:
         again: same weights, same noise, same bits, if its environments can be restored.
 
         Raises:
-            EnvironmentFault: An environment raised or broke its contract.
+            EnvironmentFault: An environment broke its contract, or raised once too often.
             RestartsExhausted: A runner died more often than it may.
         """
         self._sampled = []  # or the memory of the last ones could not be used again
@@ -118,7 +121,9 @@ class EnvRunnerGroup:
             state.after(rollout) for state, (rollout, _) in zip(self._states, sampled, strict=True)
         ]
         self._sampled = sampled
-        return [rollout for rollout, _ in sampled]
+        rollouts = [rollout for rollout, _ in sampled]
+        self._budget.check(rollouts, self._states)
+        return rollouts
 
     def reference(self, rollout: Rollout) -> ObjectRef[Rollout]:
         """What stands for a rollout in calls of other actors; it costs no copy if `sample` gave it.
@@ -196,6 +201,7 @@ class EnvRunnerGroup:
             "sampler/restarts": float(sum(runner.restarts for runner in self._runners)),
             "sampler/restored_steps": float(self._restored),
             "sampler/discarded_steps": float(self._discarded),
+            "sampler/env_failures": float(sum(state.failures for state in self._states)),
         }
 
     def close(self, patience: float = 10.0) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from rl.core.data.rollout import Episode
+from rl.core.data.rollout import Episode, Failure
 from rl.core.data.spaces import MASK, ActionLayout, ObservationLayout
 from rl.core.runtime import note_progress
 from rl.core.seeding import episode_seed
@@ -17,6 +19,9 @@ from rl.env_runners.runner_state import LaneState
 from rl.errors import EnvironmentFault
 
 __all__ = ["Lane"]
+
+FRUITLESS = 3
+"""Failures in a row without a step in between; another environment would do no better."""
 
 
 class Lane:
@@ -34,6 +39,7 @@ class Lane:
         place: tuple[int, int, int],
         layout: ObservationLayout,
         actions: ActionLayout,
+        make_anew: Callable[[], gymnasium.Env[Any, Any]] | None = None,
     ) -> None:
         """Takes an environment over; it is not reset yet.
 
@@ -43,6 +49,7 @@ class Lane:
             place: (root seed, runner, index in the runner).
             layout: Of its observations.
             actions: Of its actions.
+            make_anew: Makes another in its place when it raises; None: that is an error.
         """
         self.env = env
         self.step = env.step
@@ -54,6 +61,9 @@ class Lane:
         # one.
         self._seed_each = not hasattr(env.unwrapped, "ale")
         self._seeded = False
+        self._make_anew = make_anew
+        self._fruitless = 0
+        self._failures: list[Failure] = []  # since somebody took them last
         self._episode = 0
         self._steps_before = 0
         self.episode_return = 0.0
@@ -73,11 +83,51 @@ class Lane:
         """Steps of the current episode taken in earlier fragments."""
         return self._steps_before
 
-    def reset(self) -> list[Any]:
-        """Begins the next episode; returns the leaves of its first observation."""
+    def reset(self, row: int = 0) -> list[Any]:
+        """Begins the next episode; returns the leaves of its first observation.
+
+        One whose reset raises is left out, where environments may fail: the next has another seed.
+
+        Args:
+            row: Of the fragment in which it begins, for the record of a failure.
+        """
+        while True:
+            try:
+                return self._reset()
+            except EnvironmentFault as fault:
+                self.fail(fault, row)
+
+    def fail(
+        self, fault: EnvironmentFault, row: int, *, ended: bool = False, progress: bool = False
+    ) -> None:
+        """Notes that the environment raised, and makes another in its place.
+
+        Args:
+            fault: What it did.
+            row: Where its next episode begins.
+            ended: See `Failure`.
+            progress: Whether the episode it breaks off had come a step far.
+
+        Raises:
+            EnvironmentFault: It is none that another environment would not have, or environments
+                may not fail.
+        """
+        self._fruitless = 0 if progress else self._fruitless + 1
+        if self._make_anew is None or not fault.user_traceback or self._fruitless >= FRUITLESS:
+            raise fault
+        told = Failure(row, self._place[2], ended, str(fault), fault.user_traceback)
+        self._failures.append(told)
+        with contextlib.suppress(Exception):  # it is broken: what it says to that is of no use
+            self.env.close()
+        self.env = self._make_anew()
+        self.step = self.env.step
+        self._seeded = False
+
+    def _reset(self) -> list[Any]:
         needed = self._seed_each or not self._seeded
         seed = episode_seed(*self._place, self._episode) if needed else None
         self._seeded = True
+        self._episode += 1
         call = f"reset(seed={seed})"
         try:
             result = self.env.reset(seed=seed)
@@ -85,7 +135,6 @@ class Lane:
             raise raised(self.where, call, error) from error
         leaves = check_reset(result, self._layout, self.where, call)
         self._check_unseen_mask(result[1], call)
-        self._episode += 1
         self._steps_before = 0
         self.episode_return = 0.0
         return leaves
@@ -93,6 +142,7 @@ class Lane:
     def finish(self, t: int, length: int, info: dict[str, Any], began: float) -> Episode:
         """The record of the episode that ended in row t of the current fragment."""
         self._check_unseen_mask(info, "step")
+        self._fruitless = 0
         seconds = time.perf_counter() - began
         return Episode(t, score_of(info, self.episode_return), length, seconds, success_of(info))
 
@@ -103,6 +153,11 @@ class Lane:
                 f"{self.where}: {call} returned an info with {MASK!r}, which the first reset of the"
                 " run had not; give it with every reset and step, or never"
             )
+
+    def take_failures(self) -> list[Failure]:
+        """Those since the last call."""
+        taken, self._failures = self._failures, []
+        return taken
 
     def passed(self, steps: int) -> None:
         """Notes how many steps of the current episode the fragment that ends has taken."""
@@ -121,6 +176,9 @@ class Lane:
             self._episode += 1
             return self.reset(), state.steps
         leaves, ended = self.reset(), False
+        fault: EnvironmentFault | None = None
+        if self._failures:  # it cannot even be begun again
+            return leaves, state.steps
         try:
             for row in actions:
                 if ended:
@@ -133,7 +191,11 @@ class Lane:
                 ended = bool(terminated or truncated)
                 leaves = self._layout.split(observation)
         except Exception as error:
-            raise raised(self.where, "step, while replaying an episode", error) from error
+            fault = raised(self.where, "step, while replaying an episode", error)
+            fault.__cause__ = error
+        if fault is not None:
+            self.fail(fault, 0, progress=True)
+            return self.reset(), state.steps
         arrived = not ended and all(
             np.array_equal(np.asarray(now, then.dtype), then)
             for now, then in zip(leaves, state.observation, strict=True)

@@ -28,6 +28,8 @@ class Lanes:
         width: int,
         seed: int,
         runner: int,
+        *,
+        forgiving: bool = False,
     ) -> None:
         """Makes the environments.
 
@@ -37,6 +39,7 @@ class Lanes:
             width: B.
             seed: Root seed of the run.
             runner: Index of the runner.
+            forgiving: Whether one that raises is made anew.
 
         Raises:
             UsageError: `make_environment` gave the same object twice.
@@ -52,7 +55,14 @@ class Lanes:
         self.layout = ObservationLayout(environments[0].observation_space)
         self.actions = ActionLayout(environments[0].action_space)
         self._lanes = [
-            Lane(env, name, (seed, runner, place), self.layout, self.actions)
+            Lane(
+                env,
+                name,
+                (seed, runner, place),
+                self.layout,
+                self.actions,
+                make_environment if forgiving else None,
+            )
             for place, env in enumerate(environments)
         ]
 

@@ -6,11 +6,12 @@ rollouts follows along. It is small, because episodes are played again, not stor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rl.core.data.rollout import Rollout
+from rl.core.data.rollout import Failure, Rollout
 from rl.core.data.tree import Array
 
 __all__ = ["LONGEST_HISTORY", "LaneState", "RunnerState"]
@@ -46,6 +47,8 @@ class RunnerState:
     """Number of the next fragment."""
     lanes: tuple[LaneState, ...] = ()
     """None before the first fragment: nothing has been reset yet."""
+    failures: int = 0
+    """How often its environments have raised."""
 
     @property
     def steps(self) -> int:
@@ -62,13 +65,32 @@ class RunnerState:
         ends: list[list[int]] = [[] for _ in range(width)]
         for t, b in rollout.final_steps.tolist():
             ends[b].append(t)
+        failed: list[list[Failure]] = [[] for _ in range(width)]
+        for failure in rollout.failures:
+            failed[failure.environment].append(failure)
         return RunnerState(
             rollout.fragment + 1,
             tuple(
-                _advanced(lane, rollout, b, ends[b], tuple(leaf[b] for leaf in last))
+                _advanced(
+                    _begun_anew(lane, failed[b]),
+                    rollout,
+                    b,
+                    ends[b],
+                    tuple(leaf[b] for leaf in last),
+                )
                 for b, lane in enumerate(lanes)
             ),
+            self.failures + len(rollout.failures),
         )
+
+
+def _begun_anew(lane: LaneState, failures: Sequence[Failure]) -> LaneState:
+    """The lane as it was before a rollout, but for episodes that failed without an end in it."""
+    unmarked = [failure for failure in failures if not failure.ended]
+    lane = replace(lane, episode=lane.episode + len(unmarked))
+    if any(failure.step == 0 for failure in unmarked):
+        return replace(lane, steps=0, pieces=())
+    return lane
 
 
 def _advanced(

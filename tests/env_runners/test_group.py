@@ -47,6 +47,7 @@ def test_a_group_goes_on_where_another_stood() -> None:
         "sampler/restarts": 0.0,
         "sampler/restored_steps": 0.0,
         "sampler/discarded_steps": 0.0,
+        "sampler/env_failures": 0.0,
     }
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,6 +218,19 @@ def assert_same_run(run: Path, whole: Path) -> None:
     assert ends[0]["evaluation"] == ends[1]["evaluation"]
     best = [(path / "checkpoints" / "best").resolve().name for path in (run, whole)]
     assert best[0].split("-")[0] == best[1]
+
+
+def forget_the_end(run: Path, step: int) -> None:
+    """Leaves of a whole run what a kill after the checkpoint of `step` had left."""
+    shutil.rmtree(run / "policy")
+    (run / "result.json").unlink()
+    store = CheckpointStore(run / "checkpoints")
+    taken = [int(path.name.split("_")[1].split("-")[0]) for path in store.paths()]
+    assert step in taken
+    for path, steps in zip(store.paths(), taken, strict=True):
+        if steps > step:
+            shutil.rmtree(path)
+    (run / "checkpoints" / "latest").unlink()
 
 
 def assert_loadable(run: Path) -> None:

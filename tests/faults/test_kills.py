@@ -10,7 +10,15 @@ import pytest
 
 from rl.algorithms.registry import load_config
 from rl.core.records.checkpoint_store import CheckpointStore
-from tests.faults.runs import SMALL, Launcher, assert_same_run, kill, settings, write_config
+from tests.faults.runs import (
+    SMALL,
+    Launcher,
+    assert_same_run,
+    forget_the_end,
+    kill,
+    settings,
+    write_config,
+)
 
 
 def _undisturbed(launcher: Launcher, values: dict[str, Any]) -> tuple[Path, float]:
@@ -104,22 +112,9 @@ def test_a_run_goes_on_on_another_engine(
     )
     run = tmp_path / "moved"
     shutil.copytree(whole, run, symlinks=True)
-    _forget_the_end(run, 512)
+    forget_the_end(run, 512)
     assert launcher.run("--resume", "moved", "--runtime.engine", other) == 0, launcher.said()
     assert_same_run(run, whole)
     assert load_config(run / "config.yaml").runtime.engine == other
     newest, _ = CheckpointStore(run / "checkpoints").newest_valid()
     assert f"engine: {other}" in newest.text("config.yaml")
-
-
-def _forget_the_end(run: Path, step: int) -> None:
-    """Leaves of a whole run what a kill after the checkpoint of `step` had left."""
-    shutil.rmtree(run / "policy")
-    (run / "result.json").unlink()
-    store = CheckpointStore(run / "checkpoints")
-    taken = [int(path.name.split("_")[1].split("-")[0]) for path in store.paths()]
-    assert step in taken
-    for path, steps in zip(store.paths(), taken, strict=True):
-        if steps > step:
-            shutil.rmtree(path)
-    (run / "checkpoints" / "latest").unlink()

@@ -18,6 +18,7 @@ from tests.faults.runs import (
     Launcher,
     assert_same_run,
     descendants,
+    forget_the_end,
     gone,
     kill,
     settings,
@@ -184,7 +185,8 @@ BROKEN = {
 
 
 @pytest.mark.fault(
-    "an environment raises, returns NaN, a wrong shape or no reward",
+    "an environment returns NaN, a wrong shape or no reward, or raises more often than"
+    " env_runners.max_env_failures",
     "code 3 with environment, step and value; the environment's own traceback; failure.json",
 )
 @pytest.mark.fault(
@@ -203,6 +205,58 @@ def test_an_environment_that_is_broken_ends_the_run(
     failure = json.loads((tmp_path / "run" / "failure.json").read_text())
     assert failure["exit_code"] == code
     assert word in failure["message"]
+
+
+STUMBLING = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Stumbling(CartPoleEnv):
+    '''CartPole that raises in the 7th step of some episodes; in which, their seeds say.'''
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed, options=options)
+        self.steps, self.bad = 0, self.np_random.random() < 0.2
+        return result
+
+    def step(self, action):
+        self.steps += 1
+        if self.bad and self.steps == 7:
+            raise RuntimeError("it stumbled")
+        return super().step(action)
+
+
+gymnasium.register("Stumbling-v0", Stumbling)
+"""
+
+
+@pytest.mark.fault(
+    "an environment raises now and then",
+    "its episode ends as truncated, it is made anew, a warning with its traceback; exit 0; the same"
+    " weights on every engine, and after kill -9 and --resume",
+)
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_an_environment_that_raises_now_and_then_is_made_anew(
+    launcher: Launcher, tmp_path: Path, algo: str
+) -> None:
+    (tmp_path / "stumbling.py").write_text(STUMBLING)
+    runners = {"num": 2, "envs_per_runner": 2, "max_env_failures": 1000}
+    keep = {"interval": 256, "keep": 20}
+    for engine in ("inline", "process"):
+        values = settings(algo, engine, env_runners=runners, checkpoints=keep)
+        write_config(tmp_path / "config.yaml", values | {"env": "stumbling:Stumbling-v0"})
+        start = ("--config", "config.yaml", "--run-dir", engine, "--trust", "stumbling")
+        assert launcher.run(*start) == 0, launcher.said()
+        assert launcher.said().count("it stumbled. Its episode ends there") >= 3
+        assert launcher.said().count('raise RuntimeError("it stumbled")') == 1
+    assert_same_run(tmp_path / "process", tmp_path / "inline")
+    rows = list(csv.DictReader((tmp_path / "inline" / "progress.csv").read_text().splitlines()))
+    told = [float(row["sampler/env_failures"]) for row in rows if row["sampler/env_failures"]]
+    assert told[-1] >= 3
+    forget_the_end(tmp_path / "process", 768)
+    assert launcher.run("--resume", "process", "--trust", "stumbling") == 0, launcher.said()
+    assert_same_run(tmp_path / "process", tmp_path / "inline")
 
 
 @pytest.mark.fault(

@@ -15,7 +15,7 @@ import numpy as np
 
 from rl.core.data.tree import Array, Tree, concatenate_trees, first_leaf, tree_map
 
-__all__ = ["Episode", "Rollout"]
+__all__ = ["Episode", "Failure", "Rollout"]
 
 
 class Episode(NamedTuple):
@@ -30,6 +30,21 @@ class Episode(NamedTuple):
     """Wall time since the runner began."""
     success: bool | None = None
     """`info["is_success"]` of the last step, where the environment says so."""
+
+
+class Failure(NamedTuple):
+    """An environment that raised, and was made anew."""
+
+    step: int
+    """Row t of the rollout in which its next episode begins; T: in the next fragment."""
+    environment: int
+    """Index b."""
+    ended: bool
+    """Whether the episode it broke off is marked as truncated, in row t - 1."""
+    text: str
+    """Who raised what, in one line."""
+    traceback: str
+    """The environment's own."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class Rollout:
     runner: int = 0
     fragment: int = 0
     episodes: tuple[Episode, ...] = field(default=())
+    failures: tuple[Failure, ...] = field(default=())
 
     @property
     def length(self) -> int:
@@ -120,6 +136,11 @@ class Rollout:
             runner=first.runner,
             fragment=first.fragment,
             episodes=tuple(episode for r in rollouts for episode in r.episodes),
+            failures=tuple(
+                failure._replace(environment=failure.environment + int(offset))
+                for r, offset in zip(rollouts, offsets, strict=True)
+                for failure in r.failures
+            ),
         )
 
     def check(self) -> None:
