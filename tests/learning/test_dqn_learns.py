@@ -8,7 +8,12 @@ from tests.learning.presets import evaluation
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("CartPole-v1", 475), ("CartPole-v1@rainbow", 475), ("Acrobot-v1", -90)],
+    [
+        ("CartPole-v1", 475),
+        ("CartPole-v1@rainbow", 475),
+        ("Acrobot-v1", -90),
+        ("MountainCar-v0", -115),
+    ],
 )
 def test_a_preset_learns(name: str, least: float) -> None:
     assert evaluation("dqn", name, seed=1) >= least
