@@ -1,3 +1,5 @@
+import os
+import signal
 from typing import Any, cast
 
 import numpy as np
@@ -70,3 +72,26 @@ def test_an_environments_fault_arrives_with_its_cause() -> None:
     with pytest.raises(EnvironmentFault, match=r"runner 0, environment 0.*theirs") as fault:
         group_of(config_of(Breaking)).sample(3)
     assert isinstance(fault.value.__cause__, ZeroDivisionError)
+
+
+def test_a_fragment_begun_ahead_keeps_its_weights_also_when_its_runner_dies() -> None:
+    def weights(version: int) -> Weights:
+        return Weights(version, np.zeros(0, np.float32), {})
+
+    alone = EnvRunner(Counting, "Counting", 2, Scripted, 4, 1)
+    expected = [alone.sample(4) for _ in range(3)][1]
+    config = config_of(Counting, 2).with_runtime(max_restarts=1)
+    with Runtime("process") as runtime:
+        group = EnvRunnerGroup(runtime, config, Scripted)
+        group.set_weights(weights(1))
+        group.sample(4)
+        group.begin(4)
+        group.set_weights(weights(2))
+        pid = group._runners[1].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        ahead = group.sample(4)
+        assert [rollout.weights_version for rollout in ahead] == [1, 1]
+        assert np.array_equal(ahead[1].rewards, expected.rewards)
+        assert [rollout.weights_version for rollout in group.sample(4)] == [2, 2]
+        group.close()
