@@ -3,7 +3,8 @@
 One runner in a process of its own; each step of the environment costs so many milliseconds of its
 core (`--step-ms`), as a simulator's would. The runs of a pair follow each other; the ratio is the
 median over pairs. `sample` and `learn` are the shares of time spent waiting for rollouts and
-learning; without the setting they tell the bound: 1 / max(sample, learn).
+learning; without the setting they tell the bound: 1 / max(sample, learn). Both processes must have
+a core: on a machine that is busy with other things the ratio says how busy it is.
 
     python benchmarks/overlap.py --algo sac --steps 1500
 """
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import statistics
+import time
 from functools import partial
 from typing import Any
 
@@ -24,8 +26,6 @@ WARM_UP = 200
 
 def make_costly(env: str, seconds: float) -> Any:
     """The environment, each step of which takes so many seconds of processor time."""
-    import time
-
     import gymnasium
 
     class Costly(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -39,7 +39,7 @@ def make_costly(env: str, seconds: float) -> Any:
 
 
 def measure(algo: str, overlap: bool, flags: argparse.Namespace) -> dict[str, float]:
-    """Steps a second past the random ones, and the shares of waiting and learning."""
+    """Steps a second past the random ones, shares of waiting and learning, the driver's cost."""
     import rl
 
     name = {"sac": "Pendulum-v1", "td3": "Pendulum-v1", "dqn": "CartPole-v1"}[algo]
@@ -49,7 +49,7 @@ def measure(algo: str, overlap: bool, flags: argparse.Namespace) -> dict[str, fl
         "learning_starts": WARM_UP,
         "rollout_length": flags.rollout_length,
         "batch_size": flags.batch,
-        "hidden_sizes": (256, 256),
+        "hidden_sizes": (flags.hidden, flags.hidden),
         "updates_per_step": flags.updates_per_step,
         "metrics": {"interval": flags.steps},
         "env_runners": {"num": 1, "envs_per_runner": 1, "overlap": overlap},
@@ -59,9 +59,12 @@ def measure(algo: str, overlap: bool, flags: argparse.Namespace) -> dict[str, fl
     with config.build() as algorithm:
         while algorithm.env_steps < WARM_UP + 2 * flags.rollout_length:
             algorithm.train()
+        before, used = algorithm.env_steps, time.process_time()
         metrics = algorithm.learn().metrics
+        used = (time.process_time() - used) / (algorithm.env_steps - before)
     told = {"steps_per_second": "time/fps", "sample": "perf/sample_share"}
-    return {word: metrics[key] for word, key in (told | {"learn": "perf/learn_share"}).items()}
+    shares = {word: metrics[key] for word, key in (told | {"learn": "perf/learn_share"}).items()}
+    return shares | {"driver_cpu_ms_per_step": 1000 * used}
 
 
 def main() -> None:
@@ -74,6 +77,7 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=1.0)
     parser.add_argument("--rollout-length", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--updates-per-step", type=float, default=1.0)
     parser.add_argument("--pairs", type=int, default=5)
     flags = parser.parse_args()
