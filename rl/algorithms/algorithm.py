@@ -287,6 +287,7 @@ class Algorithm(ABC, Generic[ConfigT]):
                 "row": {name: repr(float(value)) for name, value in self._metrics.items()},
             },
             self.learners.engine,
+            self.spaces.unrestorable,
         )
         if self.config.env_runners.overlap:
             files |= snapshot.acting_files(self.env_runners.weights)

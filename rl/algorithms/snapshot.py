@@ -82,6 +82,7 @@ def files_of(
     runners: Sequence[RunnerState],
     counters: Mapping[str, Any],
     learning_engine: str,
+    unrestorable: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Files by name and the manifest's words, as `write_checkpoint` takes them."""
     heads, arrays = _runner_files(runners)
@@ -109,7 +110,8 @@ def files_of(
         "exact_resume": not forgotten,
     }
     if forgotten:
-        meta["exact_resume_why"] = f"too long an episode to play again: {', '.join(forgotten)}"
+        why = unrestorable or "too long an episode to play again"
+        meta["exact_resume_why"] = f"{why}: {', '.join(forgotten)}"
     return files, meta
 
 

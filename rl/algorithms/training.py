@@ -157,6 +157,7 @@ class _Run:
         self.first_step = self.algorithm.env_steps
         self.reporter.start(self.config, self.run.path, self.first_step)
         self.reporter.message(_engine_line(self.algorithm.learners))
+        self.reporter.message(_resume_line(self.algorithm.spaces.unrestorable))
         if not told:
             self.logger.log_text("config", f"```yaml\n{to_yaml(portable(self.config))}```", 0)
         self.logger.log_hparams(_scalars(self.config))
@@ -291,6 +292,13 @@ def _engine_line(learners: LearnerGroup | LearnerActors) -> str:
     line = f"learning engine: {learners.engine}"
     obstacles = learners.engine_obstacles
     return f"{line} (not numpy: {'; '.join(obstacles)})" if obstacles else line
+
+
+def _resume_line(unrestorable: str) -> str:
+    """Whether the run can go on as if it had never stopped, as far as the environment tells."""
+    if not unrestorable:
+        return "exact_resume: true"
+    return f"exact_resume: false ({unrestorable}; unfinished episodes begin anew on resume)"
 
 
 def _summary(outcome: RunResult, run: Path) -> Mapping[str, object]:

@@ -295,6 +295,7 @@ def describe_env(config: AlgorithmConfig) -> Spaces:
             spaces = Spaces(observed, env.action_space, mask_in_info=True)
         else:
             spaces = Spaces(env.observation_space, env.action_space, frame_stack_of(env))
+        spaces = replace(spaces, unrestorable=_unrestorable(factory, env))
     finally:
         env.close()
     observations = ObservationLayout(spaces.observation)
@@ -314,6 +315,15 @@ def describe_env(config: AlgorithmConfig) -> Spaces:
     if config.bounded_actions and isinstance(spaces.action, gymnasium.spaces.Box):
         _check_bounds(spaces.action, factory.name, config.label())
     return spaces
+
+
+def _unrestorable(factory: EnvironmentFactory, env: Environment) -> str:
+    """Why an unfinished episode cannot be played again; empty where it can, if it is repeatable."""
+    if factory.native:
+        return "a vector environment is seeded once, so its episodes cannot be played again"
+    if hasattr(env.unwrapped, "ale"):
+        return "an Atari emulator is seeded once, so its episodes cannot be played again"
+    return ""
 
 
 def _check_bounds(actions: gymnasium.spaces.Box, name: str, algorithm: str) -> None:

@@ -124,7 +124,7 @@ class Fragment:
                 dict(zip(nested, finals, strict=True)) if isinstance(nested, dict) else finals[0]
             ),
             valid=self._valid,
-            replayable=self.replayable,
+            replayable=self.replayable and all(lane.replayable for lane in self._lanes),
             weights_version=weights_version,
             runner=runner,
             fragment=number,

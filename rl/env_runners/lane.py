@@ -60,6 +60,8 @@ class Lane:
         # Seeding the arcade emulator reloads its ROM, 86 ms: its first episode is seeded, no later
         # one.
         self._seed_each = not hasattr(env.unwrapped, "ale")
+        self.replayable = self._seed_each
+        """Whether seeds and actions bring its episodes back."""
         self._seeded = False
         self._make_anew = make_anew
         self._fruitless = 0

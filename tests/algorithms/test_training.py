@@ -300,3 +300,26 @@ def test_learning_past_the_budget_is_refused() -> None:
         assert algorithm.learn(200).env_steps == 256, (
             "56 more than asked, less than a fragment of 64"
         )
+
+
+class SeededOnce(EndlessReward):
+    """Says of itself what Atari's emulator does."""
+
+    ale = None
+
+
+@pytest.mark.parametrize("env", [EndlessReward, SeededOnce])
+def test_whether_a_run_resumes_exactly_is_told(tmp_path: Path, env: Any) -> None:
+    told = Quiet()
+    config = replace(CONFIG, env=partial(env, 9), total_steps=256, normalize_rewards=False)
+    with RunDirectory.create(tmp_path / "run", env="env", algo="ppo", seed=0) as run:
+        result = train_run(config, run, resume=False, reporter=told)
+    meta = read_checkpoint(result.checkpoint).meta
+    exact = env is EndlessReward
+    assert meta["exact_resume"] is exact
+    line = next(message for message in told.messages if message.startswith("exact_resume"))
+    assert line.startswith(f"exact_resume: {str(exact).lower()}")
+    assert ("seeded once" in line) is not exact
+    assert ("exact_resume_why" in meta) is not exact
+    if not exact:
+        assert "seeded once" in str(meta["exact_resume_why"])

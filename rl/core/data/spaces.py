@@ -315,3 +315,5 @@ class Spaces:
     """Of all leaves of the observation; None: each observation stands for itself."""
     mask_in_info: bool = False
     """The environment tells in `info` what is allowed; `observation` is with the mask put in."""
+    unrestorable: str = ""
+    """Why seeds and actions cannot bring an episode back, where that is known beforehand."""
