@@ -121,9 +121,15 @@ class Lane:
         self._failures.append(told)
         with contextlib.suppress(Exception):  # it is broken: what it says to that is of no use
             self.env.close()
-        self.env = self._make_anew()
-        self.step = self.env.step
+        # What it holds must go before another is made: it may have raised for want of memory, and
+        # tracebacks keep the frames alive in which it did.
+        fault.__cause__ = fault.__context__ = fault.__traceback__ = None
+        self._take_over(gymnasium.Env())
+        self._take_over(self._make_anew())
         self._seeded = False
+
+    def _take_over(self, env: gymnasium.Env[Any, Any]) -> None:
+        self.env, self.step = env, env.step
 
     def _reset(self) -> list[Any]:
         needed = self._seed_each or not self._seeded

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,8 @@ class Launcher:
         limits: Mapping[str, int] | None = None,
         skew: float = 0.0,
         broken_pipe: bool = False,
+        cores: Sequence[int] = (),
+        small_shm: bool = False,
     ) -> int:
         """Starts `train ...`; its words go to the files `stdout` and `stderr`. Returns its pid."""
         for name in ("stdout", "stderr"):
@@ -123,6 +125,8 @@ class Launcher:
             "limits": dict(limits or {}),
             "skew": skew,
             "broken_pipe": broken_pipe,
+            "cores": list(cores),
+            "small_shm": small_shm,
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")

@@ -7,8 +7,10 @@ death are the `supervisor`'s, and the `dispatcher` carries them out.
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
+import resource
 import sys
 import types
 import weakref
@@ -16,6 +18,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import zmq
 
 from rl.core.runtime.actors import Actor
 from rl.core.runtime.base import ActorHandle, ActorSpec, Engine, Future, ObjectRef
@@ -36,7 +40,7 @@ from rl.core.runtime.segments import Segment
 from rl.core.runtime.supervisor import Policy, Supervisor
 from rl.core.runtime.tasks import TaskPool
 from rl.core.runtime.wire import Blob, find_unpicklable, pack
-from rl.errors import RuntimeFault, UsageError
+from rl.errors import ResourcesUnavailable, RuntimeFault, UsageError
 
 __all__ = ["ProcessEngine"]
 
@@ -64,12 +68,17 @@ class ProcessEngine(Engine):
         self._spawned = 0
         self._closed = False
         self._pid = os.getpid()
-        self._dispatcher = Dispatcher(self._over)
         self._pools: dict[tuple[str, ...], TaskPool] = {}
-        self.lock = self._dispatcher.reactor.lock
-        """Guards everything that belongs to the engine."""
-        with self.lock:
-            self._dispatcher.launcher(())  # its imports run while the driver goes on
+        try:
+            self._dispatcher = Dispatcher(self._over)
+            self.lock = self._dispatcher.reactor.lock
+            """Guards everything that belongs to the engine."""
+            with self.lock:
+                self._dispatcher.launcher(())  # its imports run while the driver goes on
+        except (OSError, zmq.ZMQError) as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise _too_few_descriptors() from None  # the traceback is all ours, and says no more
         # The interpreter must not end with the background thread inside a socket.
         self._at_exit = atexit.register(_shutdown, weakref.ref(self))
 
@@ -329,6 +338,15 @@ def _preload_for(made_by: object) -> tuple[str, ...]:
         for value in vars(module).values()
     )
     return ("torch",) if uses else ()
+
+
+def _too_few_descriptors() -> ResourcesUnavailable:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return ResourcesUnavailable(
+        f"worker processes need more open files than this process may have ({limit}): raise the"
+        " limit with `ulimit -n 1024`, or let everything run in this one with --runtime.engine"
+        " inline"
+    )
 
 
 def _shutdown(engine: weakref.ref[ProcessEngine]) -> None:
