@@ -3,8 +3,8 @@
     python benchmarks/runtime.py [--rounds 5] [--seconds 0.5] [--only process zmq memcpy]
 
 One JSON object a line. All candidates take turns in each round, so that a busy moment of the
-machine hits all of them; a line gives the median over rounds and their range. The peer Ray comes
-with `pip install -e ".[ray]"`; a candidate that is not installed is reported as absent. `zmq` and
+machine hits all of them; a line gives the median over rounds and their range. Ray and zmq come with
+`pip install -e ".[ray,bench]"`; a candidate that is not installed is reported as absent. `zmq` and
 `memcpy` are floors: nothing that uses them is faster.
 """
 

@@ -13,9 +13,9 @@ from rl.core.runtime.base import ActorSpec
 from rl.core.runtime.board import Board
 from rl.core.runtime.calls import CallFuture, StoredObject
 from rl.core.runtime.exits import Exit
+from rl.core.runtime.line import DriverLine
 from rl.core.runtime.memory import Partner, Payload, SegmentBook
 from rl.core.runtime.supervisor import Supervisor
-from rl.core.runtime.worker import identity_of
 
 __all__ = ["Actor", "Worker"]
 
@@ -61,14 +61,14 @@ class Worker:
         self.number = number
         self.actor = actor
         self.incarnation = actor.supervisor.incarnation
-        self.identity = identity_of(number)
         self.pid: int | None = None
         self.connected = False
-        self.last_sent = 0
-        """Number of the call sent last; answers come in the order of sending."""
         with contextlib.ExitStack() as unless_all_is_there:
             self.board = Board.create()
             unless_all_is_there.callback(self.board.close)
+            line, line_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            unless_all_is_there.callback(line.close)
+            unless_all_is_there.callback(line_end.close)
             self.lane, lane_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             unless_all_is_there.callback(self.lane.close)
             unless_all_is_there.callback(lane_end.close)
@@ -78,7 +78,8 @@ class Worker:
             board_end = os.dup(self.board.fd)
             unless_all_is_there.pop_all()
         os.set_blocking(self.output, False)
-        self.fds_to_give = (lane_end.detach(), board_end, output_end)
+        self.line = DriverLine(line)
+        self.fds_to_give = (line_end.detach(), lane_end.detach(), board_end, output_end)
         self.partner: Partner = book.meet(number, self.lane)
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._partial = b""
@@ -106,6 +107,7 @@ class Worker:
 
     def close(self) -> None:
         """Closes what belongs to it here."""
+        self.line.close()
         self.lane.close()
         os.close(self.output)
         self.board.close()

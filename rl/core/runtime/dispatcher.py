@@ -6,18 +6,15 @@ Everything here runs under the reactor's lock; see `Conductor` for the order of 
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from rl.core.runtime.actors import Actor, Worker
 from rl.core.runtime.calls import CallFuture, RemoteCall, StoredObject
 from rl.core.runtime.conductor import Conductor, construction_error
-from rl.core.runtime.directories import SOCKET_NAME, current_directory, socket_directory
+from rl.core.runtime.directories import current_directory
 from rl.core.runtime.events import (
     Answered,
     Construct,
@@ -36,7 +33,6 @@ from rl.core.runtime.forkserver import DUMP_SIGNAL, Birth
 from rl.core.runtime.launcher import Launcher
 from rl.core.runtime.memory import NOTHING, Payload, SegmentBook
 from rl.core.runtime.reactor import Reactor
-from rl.core.runtime.router import Router
 from rl.core.runtime.wire import OUTCOMES, Blob, Kind, Outcome
 from rl.errors import RuntimeFault
 
@@ -58,18 +54,11 @@ class Dispatcher(Conductor[Actor]):
         self.workers: dict[int, Worker] = {}
         self.stopping = False
         """Whether a worker that is to end is asked to, rather than killed."""
-        self.stale = 0
         self._born = 0
         self._closed = False
-        self._by_identity: dict[bytes, Worker] = {}
         self._launchers: dict[tuple[str, ...], Launcher] = {}
-        self._owing: set[Worker] = set()
-        """Who has something to say: is not made yet, or has calls to answer."""
         self._outbound: dict[Worker, list[tuple[Any, ...]]] = {}
         self._memory_kills = out_of_memory_kills()
-        self._directory = socket_directory()
-        self._address = f"ipc://{self._directory}/{SOCKET_NAME}"
-        self._router = Router(self._address)
         with_workers: dict[type, Callable[[Actor, Any], None]] = {
             Construct: self._construct,
             DumpStacks: self._dump_stacks,
@@ -78,8 +67,7 @@ class Dispatcher(Conductor[Actor]):
             StartWorker: self._start_worker,
         }
         self._execute |= with_workers
-        self.reactor = Reactor(self._tick, before_sleep=self.catch_up)
-        self.reactor.register(self._router.fd, self._receive_now)
+        self.reactor = Reactor(self._tick)
 
     # Events
 
@@ -90,7 +78,6 @@ class Dispatcher(Conductor[Actor]):
             self._send(worker, calls[0] if len(calls) == 1 else (CALLS, calls))
 
     def _tick(self, now: float) -> bool:
-        self.receive()
         busy = False
         for actor in list(self.actors.values()):
             if actor.supervisor.busy:
@@ -116,10 +103,9 @@ class Dispatcher(Conductor[Actor]):
             return
         actor.worker = worker
         self.workers[worker.number] = worker
-        self._by_identity[worker.identity] = worker
-        self._owing.add(worker)
         self.reactor.register(worker.output, lambda: self._log_output(worker))
-        birth = Birth(worker.number, self._address, dict(actor.spec.environment), actor.preload)
+        self.reactor.register(worker.line.fd, lambda: self._receive(worker))
+        birth = Birth(worker.number, dict(actor.spec.environment), actor.preload)
         launcher.start(birth, worker.fds_to_give)
         self.reactor.tick_soon()
 
@@ -145,10 +131,6 @@ class Dispatcher(Conductor[Actor]):
             message = (*message, arguments, extras, *notes)
         elif notes:
             message = (*message, None, (), *notes)
-        worker.last_sent = call.number
-        # If nobody owed anything, the send cannot have noticed a message: its answer comes later.
-        self._router.drained = self._router.drained and not self._owing
-        self._owing.add(worker)
         if worker in self._outbound:
             self._outbound[worker].append(message)
         else:
@@ -176,7 +158,7 @@ class Dispatcher(Conductor[Actor]):
         if launcher is None or launcher.lost:
             if launcher is not None:
                 launcher.close()
-            launcher = Launcher(preload, self._directory, self.reactor, self._hear_launcher)
+            launcher = Launcher(preload, self.reactor, self._hear_launcher)
             self._launchers[preload] = launcher
         return launcher
 
@@ -188,7 +170,9 @@ class Dispatcher(Conductor[Actor]):
             assert isinstance(value, int)
             worker.pid = value
             return
-        self.receive()  # what it sent before it died
+        while self._receive(worker):  # what it sent before it died
+            pass
+        self.reactor.unregister(worker.line.fd)
         if word == "gone":
             assert isinstance(value, int)
             kills = out_of_memory_kills()
@@ -198,8 +182,7 @@ class Dispatcher(Conductor[Actor]):
             how = str(value) if word == "stillborn" else "SIGKILL (with the forkserver, its parent)"
         self.reactor.unregister(worker.output)
         gone = WorkerGone(worker.incarnation, worker.exit(how))
-        del self.workers[number], self._by_identity[worker.identity]
-        self._owing.discard(worker)
+        del self.workers[number]
         worker.actor.worker = None
         self.book.part(number)
         worker.close()
@@ -216,34 +199,25 @@ class Dispatcher(Conductor[Actor]):
 
     # Messages
 
-    def receive(self) -> bool:
-        """Handles all that has come; False if nothing has."""
-        if self._closed or not self._router.has_news():
-            return False
-        self._receive_now()
-        return True
-
-    def catch_up(self) -> bool:
-        """As `receive`, unless the descriptor will tell."""
-        return not self._router.drained and self.receive()
-
-    def _receive_now(self) -> None:
-        while not self._closed and (received := self._router.read()) is not None:
-            worker = self._by_identity.get(received[0])
-            if worker is None:
-                self.stale += 1
-            else:
-                self._hear_worker(worker, received[1])
-            if not self._router.has_news():
-                break
+    def _receive(self, worker: Worker) -> bool:
+        """Handles what a worker has sent; False when there was nothing."""
+        try:
+            messages = worker.line.read()
+        except ValueError:
+            logger.exception("actor %r sent what is no message; it is killed", worker.actor.name)
+            self._signal(worker.actor, signal.SIGKILL)
+            messages = None
+        if messages is None:  # its launcher tells of the dead
+            self.reactor.unregister(worker.line.fd)
+        for message in messages or ():
+            self._hear_worker(worker, message)
         self._handle_events()
+        return bool(messages)
 
     def _hear_worker(self, worker: Worker, message: tuple[Any, ...]) -> None:
         actor, kind = worker.actor, message[0]
         if kind == ANSWER:
             number = message[1]
-            if number == worker.last_sent:
-                self._owing.discard(worker)
             self._happened(
                 actor, Answered(worker.incarnation, number, self._answer(worker, message))
             )
@@ -251,11 +225,9 @@ class Dispatcher(Conductor[Actor]):
             worker.connected = True
             self._happened(actor, WorkerUp(worker.incarnation))
         elif kind == Kind.CONSTRUCTED:
-            self._owing.discard(worker)
             self._happened(actor, Constructed(worker.incarnation))
         elif kind == Kind.CONSTRUCTION_FAILED:
             _, key, blob, released, retired = message
-            self._owing.discard(worker)
             payload = self._take_in(worker, blob, released, retired)
             event = ConstructionFailed(
                 worker.incarnation, key, lambda: construction_error(actor.name, payload)
@@ -285,13 +257,8 @@ class Dispatcher(Conductor[Actor]):
         return tuple(lent)
 
     def _send(self, worker: Worker, message: tuple[Any, ...]) -> None:
-        if message[0] != CALL:
-            self._router.drained = False
-        try:
-            self._router.send(worker.identity, message)  # its launcher tells of the dead
-        except zmq.ZMQError:
-            logger.exception("message to actor %r was not sent; it is killed", worker.actor.name)
-            self._signal(worker.actor, signal.SIGKILL)
+        if not worker.line.send(message):
+            self.reactor.write_later(worker.line.fd, worker.line.flush)
 
     def close(self) -> None:
         """Ends every process and gives everything back. Called without the lock."""
@@ -300,13 +267,11 @@ class Dispatcher(Conductor[Actor]):
                 launcher.close()
             for worker in self.workers.values():
                 self.reactor.unregister(worker.output)
+                self.reactor.unregister(worker.line.fd)
                 worker.close()
             self.workers.clear()
-            self._by_identity.clear()
             self._closed = True
         self.reactor.close()
-        self._router.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
         self.book.close()
 
 

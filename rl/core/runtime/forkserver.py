@@ -3,8 +3,7 @@
 It has the light imports loaded and one thread, so a worker is a fork away: milliseconds. It is the
 parent of every worker, so it alone reaps them, tells how they ended, and can signal them without
 hitting a stranger that got the same number. It adopts what workers leave behind (their own child
-processes), and when the driver is gone, however it went, it kills everything and removes the socket
-directory.
+processes), and when the driver is gone, however it went, it kills everything.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import os
 import pickle
 import random
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -44,19 +42,17 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 @dataclass(frozen=True)
 class Birth:
-    """The wish for a worker. Three descriptors come with it: lane, board, and its stderr."""
+    """The wish for a worker. Four descriptors come with it: line, lane, board, and its stderr."""
 
     number: int
-    address: str
     environment: dict[str, str]
     """If there are any, the worker is a fresh interpreter, for they may change what imports do."""
     preload: tuple[str, ...]
 
 
 class _Forkserver:
-    def __init__(self, control: socket.socket, driver_pid: int, directory: str) -> None:
+    def __init__(self, control: socket.socket, driver_pid: int) -> None:
         self._control = control
-        self._directory = directory
         self._children: dict[int, int] = {}  # pid -> number of the worker
         self._pidfds: dict[int, int] = {}  # by pid
         self._poller = select.poll()
@@ -79,7 +75,7 @@ class _Forkserver:
 
     def _obey(self) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE, 3)
+            data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE, 4)
         except ConnectionResetError:  # it was killed with reports of ours unread
             return False
         if not data:
@@ -121,7 +117,7 @@ class _Forkserver:
         """Runs in the child; never returns."""
         code = 1
         try:
-            lane, board, stderr = fds
+            line, lane, board, stderr = fds
             die_with_parent(parent)
             os.setpgid(0, 0)
             os.dup2(stderr, 1)
@@ -131,7 +127,7 @@ class _Forkserver:
                 if inherited is not None:
                     os.close(inherited)
             self._control.close()
-            place = WorkerPlace(birth.number, birth.address, lane, board)
+            place = WorkerPlace(birth.number, line, lane, board)
             if birth.environment:
                 self._exec(birth, place, parent)
             run_to_exit(place)
@@ -141,6 +137,7 @@ class _Forkserver:
             os._exit(code)
 
     def _exec(self, birth: Birth, place: WorkerPlace, parent: int) -> None:
+        os.set_inheritable(place.line_fd, True)
         os.set_inheritable(place.lane_fd, True)
         os.set_inheritable(place.board_fd, True)
         task = {
@@ -186,8 +183,7 @@ class _Forkserver:
             self._control.send(pickle.dumps(message))
 
     def clean_up(self) -> None:
-        """Kills every descendant and removes the socket directory."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Kills every descendant."""
         deadline = time.monotonic() + SWEEP_S
         for pid in self._children:
             _signal_group(pid, signal.SIGKILL)
@@ -209,13 +205,12 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--control", type=int)
     parser.add_argument("--driver", type=int)
-    parser.add_argument("--directory")
     parser.add_argument("--preload", nargs="*", default=[])
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     control = socket.socket(fileno=options.control)
-    server = _Forkserver(control, options.driver, options.directory)
+    server = _Forkserver(control, options.driver)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     preload(options.preload)
     gc.collect()

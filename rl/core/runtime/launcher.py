@@ -47,12 +47,10 @@ is second."""
 class Launcher:
     """One forkserver, started at once but not waited for. Used with the reactor's lock held."""
 
-    def __init__(
-        self, preload: Sequence[str], directory: str, reactor: Reactor, on_report: Report
-    ) -> None:
+    def __init__(self, preload: Sequence[str], reactor: Reactor, on_report: Report) -> None:
         self._reactor = reactor
         self._on_report = on_report
-        self._waiting: deque[tuple[Birth, tuple[int, int, int]]] = deque()
+        self._waiting: deque[tuple[Birth, tuple[int, int, int, int]]] = deque()
         self._under_way = 0
         self._living: dict[int, int | None] = {}  # number of the worker -> pid
         self.lost = False
@@ -60,7 +58,7 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                _command([*LIGHT, *preload], theirs.fileno(), directory),
+                _command([*LIGHT, *preload], theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # out of reach of the terminal's Ctrl-C
@@ -69,8 +67,8 @@ class Launcher:
         self._control = ours
         reactor.register(ours.fileno(), self._hear)
 
-    def start(self, birth: Birth, fds: tuple[int, int, int]) -> None:
-        """Asks for a worker; the descriptors (lane, board, stderr) are closed here when sent."""
+    def start(self, birth: Birth, fds: tuple[int, int, int, int]) -> None:
+        """Asks for a worker; its descriptors (line, lane, board, stderr) are closed when sent."""
         self._living[birth.number] = None
         self._waiting.append((birth, fds))
         self._send_births()
@@ -148,7 +146,7 @@ class Launcher:
             self._on_report("orphaned", number, None)
 
 
-def _command(preload: Sequence[str], control: int, directory: str) -> list[str]:
+def _command(preload: Sequence[str], control: int) -> list[str]:
     # The same sys.path as here, so that `rl` is found however it was found by the driver.
     code = (
         "import json, sys; task = json.loads(sys.argv[1]); sys.path[:] = task['path']; "
@@ -159,7 +157,6 @@ def _command(preload: Sequence[str], control: int, directory: str) -> list[str]:
         "arguments": [
             *("--control", str(control)),
             *("--driver", str(os.getpid())),
-            *("--directory", directory),
             *("--preload", *preload),
         ],
     }

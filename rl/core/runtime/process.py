@@ -139,8 +139,8 @@ class ProcessEngine(Engine):
                     then=lambda: self._dispatcher.tell(actor, BecameReady(call)),
                     otherwise=lambda error: self._dispatcher.tell(actor, Withdrawn(call, error)),
                 )
-            heard = self._dispatcher.catch_up()
-        if heard or future.done():
+        self._dispatcher.reactor.stay_away()
+        if future.done():
             self.settled()
         return future
 
@@ -165,7 +165,6 @@ class ProcessEngine(Engine):
             self._dispatcher.await_sources(
                 call.extras, then=lambda: waiting.add(call), otherwise=call.fail
             )
-            self._dispatcher.catch_up()
         self.settled()
         return future
 

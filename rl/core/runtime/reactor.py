@@ -31,21 +31,15 @@ will be back soon, and two listeners would only wake each other up."""
 
 
 class Reactor:
-    """The loop. `on_tick(now)` is called with the lock; whether soon again, it returns.
+    """The loop. `on_tick(now)` is called with the lock; whether soon again, it returns."""
 
-    `before_sleep()` is called with the lock too; when it returns True, something was heard, and
-    the loop does not sleep. It is for descriptors that tell of news only once.
-    """
-
-    def __init__(
-        self, on_tick: Callable[[float], bool], before_sleep: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, on_tick: Callable[[float], bool]) -> None:
         self.lock = threading.RLock()
         self._on_tick = on_tick
-        self._before_sleep = before_sleep
         self._tick_at = 0.0
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], object]] = {}
+        self._writers: dict[int, Callable[[], bool]] = {}
         self._later: deque[Callable[[], object]] = deque()
         self._turning = threading.Lock()
         self._turned = threading.Condition()
@@ -64,8 +58,15 @@ class Reactor:
         self._handlers[fd] = handler
         self._epoll.register(fd, select.EPOLLIN)
 
+    def write_later(self, fd: int, writer: Callable[[], bool]) -> None:
+        """Calls `writer()` when a registered `fd` can be written to, until it returns True."""
+        if fd in self._handlers:
+            self._writers[fd] = writer
+            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+
     def unregister(self, fd: int) -> None:
         """Before `fd` is closed."""
+        self._writers.pop(fd, None)
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -79,6 +80,10 @@ class Reactor:
     def call_later(self, callback: Callable[[], object]) -> None:
         """Runs a user's callback soon, without the lock."""
         self._later.append(callback)
+
+    def stay_away(self) -> None:
+        """A thread makes calls and will want their answers: the background lets it be."""
+        self._last_foreground = time.monotonic()
 
     def tick_soon(self) -> None:
         """Something has got a deadline."""
@@ -132,21 +137,27 @@ class Reactor:
         os.close(self._wake_write)
 
     def _turn(self, timeout: float | None) -> None:
-        with self.lock:
-            heard = self._before_sleep()
-        patience = 0.0 if heard else max(0.0, self._tick_at - time.monotonic())
+        patience = max(0.0, self._tick_at - time.monotonic())
         if timeout is not None:
             patience = min(patience, timeout)
         events = self._epoll.poll(patience, EVENTS_AT_ONCE)
         with self.lock:
-            for fd, _ in events:
-                handler = self._handlers.get(fd)
+            for fd, happened in events:
+                if happened & select.EPOLLOUT:
+                    self._write(fd)
+                handler = self._handlers.get(fd) if happened & ~select.EPOLLOUT else None
                 if handler is not None:
                     handler()
             now = time.monotonic()
             if now >= self._tick_at:
                 soon = self._on_tick(now)
                 self._tick_at = now + (BUSY_TICK if soon else IDLE_TICK)
+
+    def _write(self, fd: int) -> None:
+        writer = self._writers.get(fd)
+        if writer is not None and writer():
+            del self._writers[fd]
+            self._epoll.modify(fd, select.EPOLLIN)
 
     def _try_turn(
         self, timeout: float | None, until: Callable[[], bool], *, in_background: bool = False

@@ -1,14 +1,13 @@
 """The process behind an actor: makes it, then runs its calls, one at a time, in order.
 
-A worker talks to the driver only: by messages over its socket, and over its `lane`, a socket pair
-that carries the descriptors of segments and whose other end closes when the driver dies.
+A worker talks to the driver only: by messages over its `line`, and over its `lane`, which carries
+the descriptors of segments and whose other end closes when the driver dies.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import select
 import socket
 import struct
@@ -18,20 +17,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import zmq
-
 from rl.core.runtime.board import Board, use_board
+from rl.core.runtime.line import WorkerLine
 from rl.core.runtime.segments import Bytes, Segment, SegmentPool, view_of
 from rl.core.runtime.wire import NOTHING, Blob, Kind, Outcome, pack, pack_error, segment_in, unpack
 
-__all__ = ["ANNOUNCEMENT", "WorkerPlace", "enter", "identity_of", "key_of", "run_worker"]
+__all__ = ["ANNOUNCEMENT", "WorkerPlace", "enter", "key_of", "run_worker"]
 
 ANSWER, CALL, CALLS = Kind.ANSWER.value, Kind.CALL.value, Kind.CALLS.value
 ANNOUNCEMENT = struct.Struct("=QQ")
 """Goes over the lane beside each descriptor: id and size of the segment."""
 NO_ARGUMENTS: tuple[Sequence[Any], dict[str, Any]] = ((), {})
-LINGER_MS = 500
-"""A worker that is told to stop waits so long for its last answer to leave."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +36,9 @@ class WorkerPlace:
 
     number: int
     """Unique among all workers of the runtime, never used again."""
-    address: str
+    line_fd: int
     lane_fd: int
     board_fd: int
-
-
-def identity_of(number: int) -> bytes:
-    """The name of a worker's socket; it must not begin with a zero."""
-    return b"w" + number.to_bytes(8, "big")
 
 
 def run_worker(place: WorkerPlace) -> None:
@@ -70,15 +61,10 @@ def _end_with(lane_fd: int) -> None:
 
 class _Worker:
     def __init__(self, place: WorkerPlace) -> None:
-        self._number = place.number
+        self._line = WorkerLine(place.line_fd)
         self._lane = socket.socket(fileno=place.lane_fd)
         self._board = Board(place.board_fd)
         use_board(self._board)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, identity_of(place.number))
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
-        self._socket.connect(place.address)
         self._pool = SegmentPool(place.number)
         self._announced: set[int] = set()
         self._foreign: dict[int, Segment] = {}
@@ -89,23 +75,26 @@ class _Worker:
 
     def serve(self) -> None:
         self._send((Kind.HELLO.value,))
-        while True:
-            message = pickle.loads(self._socket.recv())
-            kind = message[0]
-            if kind == CALL:
-                self._call(*message[1:])
-            elif kind == CALLS:
-                for call in message[1]:
-                    self._call(*call[1:])
-            elif kind == Kind.NOTE:
-                self._note(*message[1:])
-            elif kind == Kind.CONSTRUCT:
-                self._construct(*message[1:])
-            elif kind == Kind.STOP:
-                self._actor = None
-                self._socket.close()
-                self._context.term()
-                return
+        while messages := self._line.read():
+            for message in messages:
+                if not self._obey(message):
+                    self._actor = None
+                    self._line.close()
+                    return
+
+    def _obey(self, message: tuple[Any, ...]) -> bool:
+        """False when it shall stop."""
+        kind = message[0]
+        if kind == CALL:
+            self._call(*message[1:])
+        elif kind == CALLS:
+            for call in message[1]:
+                self._call(*call[1:])
+        elif kind == Kind.NOTE:
+            self._note(*message[1:])
+        elif kind == Kind.CONSTRUCT:
+            self._construct(*message[1:])
+        return bool(kind != Kind.STOP)
 
     def _construct(
         self,
@@ -237,7 +226,10 @@ class _Worker:
         self._send((*head, blob, tuple(released), tuple(retired)))
 
     def _send(self, message: tuple[Any, ...]) -> None:
-        self._socket.send(pickle.dumps(message, protocol=5))
+        try:
+            self._line.send(message)
+        except OSError:  # the driver is gone, and so is the purpose
+            os._exit(0)
 
 
 def enter(directory: str, path: list[str]) -> None:
