@@ -95,7 +95,9 @@ def learnt(config: Any) -> tuple[Algorithm[Any], dict[str, bytes], float]:
 
 
 @pytest.mark.parametrize("algo", ["dqn", "ppo", "sac"])
-@pytest.mark.parametrize("steps", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "steps", [2000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_engines_agree_and_never_give_what_is_forbidden(algo: str, steps: int) -> None:
     options = DQN_OPTIONS["all"] if algo == "dqn" and steps < 5000 else {}
     inline, process = (

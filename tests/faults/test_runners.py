@@ -28,6 +28,13 @@ from tests.faults.runs import (
 BEGIN = ("--config", "config.yaml", "--run-dir", "run")
 
 
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def _runners(driver: int) -> list[int]:
     """The workers: what the launcher below the driver has started."""
     children = Path(f"/proc/{driver}/task/{driver}/children")
@@ -275,10 +282,10 @@ def test_nothing_outlives_a_killed_driver(launcher: Launcher, tmp_path: Path) ->
     while not (tmp_path / "flag").exists():
         assert time.monotonic() < deadline, launcher.said()
         time.sleep(0.02)
-    time.sleep(0.2)
+    while "sleep" not in [_name(child) for child in descendants(pid)]:
+        assert time.monotonic() < deadline, launcher.said()
+        time.sleep(0.02)
     below = list(descendants(pid))
-    names = [Path(f"/proc/{child}/comm").read_text().strip() for child in below]
-    assert "sleep" in names
     assert kill(pid)
     assert launcher.wait() == -9
     assert gone(below), "something outlived the driver"

@@ -43,7 +43,7 @@ def _until_slow(directory: Path) -> None:
     while len(list(directory.glob("slow-*"))) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.5)  # the iteration before, whose learning may have gone on, is over
+    time.sleep(1.5)  # the iteration before, whose learning may have gone on, is over
 
 
 def _assert_ended_well(launcher: Launcher, below: list[int]) -> None:
@@ -95,13 +95,15 @@ def test_a_second_ctrl_c_ends_at_once_with_what_was_saved_before(
     _until_slow(tmp_path)
     below = list(descendants(pid))
     assert kill(pid, signal.SIGINT)
-    time.sleep(0.3)
+    deadline = time.monotonic() + 30
+    while "again: ends at once" not in launcher.said():
+        assert time.monotonic() < deadline, launcher.said()
+        time.sleep(0.01)
     began = time.monotonic()
     assert kill(pid, signal.SIGINT)
     assert launcher.wait() == 130
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10, "a step takes a minute"
     _assert_ended_well(launcher, below)
-    assert "again: ends at once" in launcher.said()
 
 
 SLOW = """
@@ -117,7 +119,7 @@ class Slow(CartPoleEnv):
         self.steps += 1
         if self.steps > 130:
             pathlib.Path(f"slow-{os.getpid()}-{id(self)}").touch()
-            time.sleep(5.0)
+            time.sleep(60.0)
         return super().step(action)
 
 
@@ -141,7 +143,7 @@ def test_sigterm_is_obeyed_in_time_even_when_a_runner_hangs(
     launcher: Launcher, tmp_path: Path, algo: str, holds: str
 ) -> None:
     (tmp_path / "hanging_env.py").write_text(
-        SLOW.replace("time.sleep(5.0)", holds)
+        SLOW.replace("time.sleep(60.0)", holds)
         .replace("Slow", "Hanging")
         .replace("import os", "import ctypes, os")
     )
@@ -153,7 +155,7 @@ def test_sigterm_is_obeyed_in_time_even_when_a_runner_hangs(
     began = time.monotonic()
     assert kill(pid, signal.SIGTERM)
     assert launcher.wait() == 143, launcher.said()
-    assert time.monotonic() - began < 4.5
+    assert time.monotonic() - began < 4 + 6, "without --grace it would never end"
     _assert_ended_well(launcher, below)
     newest, skipped = CheckpointStore(tmp_path / "run" / "checkpoints").newest_valid()
     assert skipped == []
