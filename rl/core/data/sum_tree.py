@@ -54,7 +54,7 @@ class SumTree:
             level.reshape(-1)[nodes] = values
             if below + 1 < len(self._levels):
                 nodes = nodes // FAN
-                values = level[nodes].sum(axis=1)
+                values = level.take(nodes, axis=0).sum(axis=1)
         self._running = None
 
     def find(self, targets: Array) -> Array:
@@ -69,22 +69,22 @@ class SumTree:
         rest = targets - np.where(nodes > 0, top[nodes - 1], 0.0)
         columns = np.arange(len(nodes))
         for level in reversed(self._levels[:-1]):
-            running = _running(level[nodes])
-            passed = (running <= rest) & (running < running[-1])
+            running = _running(level.take(nodes, axis=0).T)
+            passed = (running[1:] <= rest) & (running[1:] < running[-1])
             children = passed.argmin(axis=0)
-            rest = rest - np.where(children > 0, running[children - 1, columns], 0.0)
+            rest = rest - running[children, columns]
             nodes = nodes * FAN + children
         return nodes
 
 
 def _running(parts: Array) -> Array:
-    """Running totals [16, M] of parts [M, 16], each added to the one before it.
+    """Running totals [17, M] of parts [16, M], each added to the one before it, the first 0.
 
     A cumsum along so short an axis takes several times as long.
     """
-    running: Array = parts.T.copy()
-    for column in range(1, FAN):
-        np.add(running[column - 1], running[column], out=running[column])
+    running = np.zeros((FAN + 1, parts.shape[1]), np.float64)
+    for before, part, after in zip(running, parts, running[1:], strict=False):
+        np.add(before, part, out=after)
     return running
 
 
