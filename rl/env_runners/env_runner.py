@@ -75,6 +75,7 @@ class EnvRunner:
         self._actor = make_actor()
         self._noise = NoiseStream(seed, index)
         self._weights_version = 0
+        self._weights_are_of_another_past = False
         self._fragment = 0
         self._current: Tree | None = None  # [B, *obs], what the next step is chosen from
         self._began = time.perf_counter()
@@ -84,6 +85,7 @@ class EnvRunner:
         """Acts with these from now on."""
         self._actor.set_weights(weights)
         self._weights_version = weights.version
+        self._weights_are_of_another_past = False
 
     def sample(
         self, num_steps: int, weights: Weights | None = None, fragment: int | None = None
@@ -107,7 +109,9 @@ class EnvRunner:
             raise OutOfStep(
                 f"runner {self._index} is at fragment {self._fragment} and was asked for {fragment}"
             )
-        if weights is not None and weights.version != self._weights_version:
+        if weights is not None and (
+            weights.version != self._weights_version or self._weights_are_of_another_past
+        ):
             self.set_weights(weights)
         if self._current is None:
             self._current = self._environments.start(self._fragment)
@@ -129,6 +133,7 @@ class EnvRunner:
             in place of theirs.
         """
         self._fragment = state.fragment
+        self._weights_are_of_another_past = True  # there the same version may have been others
         if not state.lanes:
             assert self._current is None, "only a fresh runner can be taken back to the beginning"
             return 0

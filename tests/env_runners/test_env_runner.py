@@ -160,6 +160,11 @@ def assert_same_bits(one: Rollout, other: Rollout) -> None:
         assert a._replace(seconds=0) == b._replace(seconds=0)
 
 
+SPEC_OF_CARTPOLE = NetworkSpec(
+    gymnasium.make("CartPole-v1").observation_space, spaces.Discrete(2), (8,)
+)
+
+
 def network_runner(make: MakeEnvironment) -> EnvRunner:
     """Acts with a network, in numpy."""
     env = make()
@@ -183,6 +188,18 @@ def test_the_same_runner_samples_the_same_bits(env_id: str) -> None:
         first, second = one.sample(length), other.sample(length)
         assert_same_bits(first, second)
         assert first.weights_version == 7
+
+
+def test_weights_of_a_version_known_from_another_past_are_taken_all_the_same() -> None:
+    runner = network_runner(lambda: gymnasium.make("CartPole-v1"))
+    begun = RunnerState().after(runner.sample(5))
+    size = sum(p.numel() for p in ActorCritic(SPEC_OF_CARTPOLE).parameters())
+    others = Weights(7, np.ones(size, np.float32), {})
+    runner.set_state(begun)
+    expected = network_runner(lambda: gymnasium.make("CartPole-v1"))
+    expected.set_state(begun)
+    expected.set_weights(others)
+    assert_same_bits(runner.sample(20, others), expected.sample(20))
 
 
 def replayable(env_id: str) -> MakeEnvironment:
