@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-import zmq
-
 from rl.core.runtime.actors import Actor
 from rl.core.runtime.base import ActorHandle, ActorSpec, Engine, Future, ObjectRef
 from rl.core.runtime.calls import RemoteCall, StoredObject, split_arguments
@@ -75,7 +73,7 @@ class ProcessEngine(Engine):
             """Guards everything that belongs to the engine."""
             with self.lock:
                 self._dispatcher.launcher(())  # its imports run while the driver goes on
-        except (OSError, zmq.ZMQError) as error:
+        except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             raise _too_few_descriptors() from None  # the traceback is all ours, and says no more
