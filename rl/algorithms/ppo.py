@@ -11,7 +11,7 @@ samples, M a minibatch, K episode ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
@@ -27,7 +27,9 @@ from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Tree, first_leaf, tree_map
 from rl.core.learning.analytic_ppo import AnalyticPPO, PPOArrays, ppo_obstacles
 from rl.core.learning.learner import Averages, Learner, Metrics
+from rl.core.learning.recurrent import RecurrentSteps
 from rl.core.learning.schedules import linear
+from rl.core.models.memory import Packed
 from rl.core.models.modules import ActorCritic, TensorTree
 from rl.core.models.spec import NetworkSpec
 
@@ -71,6 +73,7 @@ class PPOBatch(TensorBatch):
     advantages: Tensor  # [N]
     value_targets: Tensor  # [N]
     values: Tensor  # [N] before the update
+    packed: Packed | None = None  # of a minibatch with memory: how its steps follow each other
 
 
 class PPOLearner(Learner[PPOConfig]):
@@ -96,12 +99,16 @@ class PPOLearner(Learner[PPOConfig]):
                 shared_torso=config.shared_torso,
                 orthogonal_init=config.orthogonal_init,
                 log_std_init=config.log_std_init,
+                memory=config.memory,
+                memory_size=config.memory_size,
             )
         )
 
     module: ActorCritic
     analytic: AnalyticPPO
     """There with the numpy engine alone."""
+    recurrent: RecurrentSteps
+    """Of the steps that `prepare` scored last; there with memory alone."""
 
     def obstacles(self) -> Iterator[str]:
         if type(self) is PPOLearner:
@@ -146,6 +153,9 @@ class PPOLearner(Learner[PPOConfig]):
         Advantages are normalised over the whole minibatch, as if one learner had it all.
         """
         size = self.config.minibatch_size
+        if self.module.memory_size:
+            yield from self._sequence_minibatches(batch, size // self.config.sequence_length)
+            return
         if self.engine == "numpy":
             order = torch.randperm(len(batch), generator=self.generator)
             yield from self.analytic.minibatches(order.numpy(), size, self.ranks)
@@ -156,6 +166,14 @@ class PPOLearner(Learner[PPOConfig]):
                 yield minibatch.part(own)
             else:
                 yield replace(minibatch, advantages=normalized(minibatch.advantages)).part(own)
+
+    def _sequence_minibatches(self, batch: PPOBatch, num_chunks: int) -> Iterator[PPOBatch]:
+        """As `minibatches`, each of whole sequences."""
+        scaled = normalized if self.config.normalize_advantages else torch.clone
+        for steps, packed, advantages in self.recurrent.minibatches(
+            num_chunks, self.generator, self.ranks, batch.advantages, scaled
+        ):
+            yield replace(batch.take(steps), advantages=advantages, packed=packed)
 
     def gradient(
         self, minibatch: PPOBatch | PPOArrays, clip_range: float
@@ -194,8 +212,16 @@ class PPOLearner(Learner[PPOConfig]):
         terminated = self.tensor(rollout.terminated)
         done = self.tensor(rollout.terminated | rollout.truncated)
 
-        values = self._values(rollout.observations, 2)
-        final_values = self._values(rollout.final_observations, 1)
+        if not self.module.memory_size:
+            values = self._values(rollout.observations, 2)
+            final_values = self._values(rollout.final_observations, 1)
+        else:
+            self.recurrent = RecurrentSteps(rollout, self.config.sequence_length, self.device)
+            features, finals = (
+                self._in_pieces(self.module.encoder, rows)
+                for rows in (rollout.observations, rollout.final_observations)
+            )
+            values, final_values = self.recurrent.values(self.module, features, finals)
         next_values = successor_values(values, final_values, self.tensor(rollout.final_steps))
         values = values[:-1]
         advantages = generalized_advantages(
@@ -215,6 +241,8 @@ class PPOLearner(Learner[PPOConfig]):
             (advantages + values).flatten(),
             values.flatten(),
         )
+        if self.module.memory_size:
+            return batch.take(self.recurrent.rows)
         if rollout.valid is None:
             return batch
         return batch.take(self.tensor(rollout.valid).flatten().nonzero().squeeze(-1))
@@ -223,11 +251,15 @@ class PPOLearner(Learner[PPOConfig]):
         """V of observations [..., *obs] with so many leading axes, a few rows at a time."""
         if self.engine == "numpy":
             return torch.from_numpy(self.analytic.values(rows, leading))
+        return self._in_pieces(self.module.value, rows)
+
+    def _in_pieces(self, function: Callable[[TensorTree], Tensor], rows: Tree) -> Tensor:
+        """A function of observations [..., *obs], a few rows at a time."""
         observations = self.tensors(rows)
         pieces = tree_map(lambda o: torch.split(o, VALUE_ROWS), observations)
         count = len(first_leaf(pieces))
         parts = [tree_map(itemgetter(index), pieces) for index in range(count)]
-        return torch.cat([self.module.value(part) for part in parts])
+        return torch.cat([function(part) for part in parts])
 
     def loss(self, batch: PPOBatch, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective of the paper (eq. 9) with its sign turned, on M samples of `minibatches`.
@@ -236,7 +268,7 @@ class PPOLearner(Learner[PPOConfig]):
             The loss, a scalar, and its terms under their public names.
         """
         config = self.config
-        policy, values = self.module(batch.observations)
+        policy, values = self.module(batch.observations, batch.packed)
         log_ratio = policy.log_prob(batch.actions) - batch.log_probs
         ratio = log_ratio.exp()  # 1 on the first minibatch of the first epoch
         objective = clipped_surrogate(ratio, batch.advantages, clip_range, config.dual_clip)

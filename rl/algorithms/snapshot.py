@@ -6,8 +6,8 @@ policy/policy.json, weights       the module: what acts, loadable on its own
 learner.safetensors               optimizer, generator, what else learning needs
 replay/state, replay/rows_*       experience that is learnt from again, where there is any, in
                                   blocks of rows: later checkpoints share them
-runners.json, runners.safetensors where each environment stands: its episode and the actions
-since
+runners.json, runners.safetensors where each environment stands: its episode, the actions
+since, and what the policy remembers of it
 """
 
 from __future__ import annotations
@@ -131,6 +131,8 @@ def _runner_files(runners: Sequence[RunnerState]) -> tuple[list[Any], dict[str, 
                 arrays[f"{at}/actions"] = actions
             for index, leaf in enumerate(lane.observation):
                 arrays[f"{at}/observation/{index}"] = np.asarray(leaf)
+            if lane.memory is not None:
+                arrays[f"{at}/memory"] = lane.memory
             lanes.append(
                 {
                     "episode": lane.episode,
@@ -184,6 +186,7 @@ def runner_states(checkpoint: Checkpoint) -> list[RunnerState]:
                     int(lane["steps"]),
                     (arrays[f"{runner}/{b}/actions"],) if lane["replayable"] else None,
                     tuple(arrays[f"{runner}/{b}/observation/{i}"] for i in range(lane["leaves"])),
+                    arrays.get(f"{runner}/{b}/memory"),
                 )
                 for b, lane in enumerate(head["lanes"])
             ),

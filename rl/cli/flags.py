@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from rl.configs.problems import near_name, near_setting
+from rl.configs.problems import ELSEWHERE, near_name, near_setting
 from rl.errors import Problem
 
 __all__ = ["CommandLine", "Flag", "flag_name", "parse", "unknown_flags"]
@@ -193,6 +193,7 @@ def unknown_flags(
         if meant not in names:
             meant = near_name(name, names)
         mend = f"did you mean {meant}?" if meant else "--help lists those there are"
+        mend = ELSEWHERE.get(path, mend) if settings else mend
         problems.append(Problem(name, f"there is no such flag; {mend}"))
     problems += [
         Problem(word, "belongs to no flag; --help lists them") for word in line.words[words:]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rl.configs.describe import fields_of, is_section, rule, setting_paths
 from rl.errors import Problem
 
-__all__ = ["near_name", "near_setting", "problems_of", "shown", "unknown_setting"]
+__all__ = ["ELSEWHERE", "near_name", "near_setting", "problems_of", "shown", "unknown_setting"]
 
 FOREIGN_NAMES: Mapping[str, tuple[str, ...]] = {
     "adam_eps": ("adam_epsilon",),
@@ -42,6 +42,9 @@ FOREIGN_NAMES: Mapping[str, tuple[str, ...]] = {
     "lambda": ("gae_lambda",),
     "lambda_": ("gae_lambda",),
     "lr": ("learning_rate",),
+    "lstm_cell_size": ("memory_size",),
+    "lstm_hidden_size": ("memory_size",),
+    "max_seq_len": ("sequence_length",),
     "mini_batch_size": ("minibatch_size",),
     "n_envs": ("env_runners.envs_per_runner",),
     "n_epochs": ("num_epochs",),
@@ -71,10 +74,20 @@ FOREIGN_NAMES: Mapping[str, tuple[str, ...]] = {
     "train_batch_size": ("rollout_length",),
     "train_freq": ("updates_per_step",),
     "update_epochs": ("num_epochs",),
+    "use_lstm": ("memory",),
     "vf_coef": ("value_coef",),
     "vf_loss_coeff": ("value_coef",),
 }
 """What other libraries call a setting -> names here; the first that a config has is meant."""
+
+NO_MEMORY = (
+    "of these algorithms only ppo has memory: choose it (--algo ppo), or show this one several"
+    " observations at a time (gymnasium.wrappers.FrameStackObservation)"
+)
+ELSEWHERE: Mapping[str, str] = dict.fromkeys(
+    ("memory", "memory_size", "sequence_length"), NO_MEMORY
+)
+"""What to say to those who ask an algorithm for what only another has."""
 
 SHORTEST_START = 3
 """Letters from which on the beginning of a name counts as near to it."""
@@ -124,6 +137,9 @@ def near_setting(settings: type, path: str) -> str | None:
 
 def unknown_setting(settings: type, path: str) -> Problem:
     """The problem of a setting that `settings` does not have."""
+    name = path.replace("-", "_")
+    if name in ELSEWHERE:
+        return Problem(path, f"there is no such setting here; {ELSEWHERE[name]}")
     meant = near_setting(settings, path)
     if meant:
         return Problem(path, f"there is no such setting; did you mean `{meant}`?")

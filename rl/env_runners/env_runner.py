@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Tree, tree_map
 from rl.core.data.weights import Weights
-from rl.core.models.actor import ActorFactory, FragmentNoise
+from rl.core.models.actor import ActorFactory, FragmentNoise, memory_size_of
 from rl.core.models.blas import BlasThreads
 from rl.core.seeding import NoiseStream
 from rl.env_runners.environments import EnvironmentFactory
@@ -78,6 +79,9 @@ class EnvRunner:
         self._weights_are_of_another_past = False
         self._fragment = 0
         self._current: Tree | None = None  # [B, *obs], what the next step is chosen from
+        size, width = memory_size_of(self._actor), self._environments.width
+        # [B, S], what is remembered then, where anything is.
+        self._memory = np.zeros((width, size), np.float32) if size else None
         self._began = time.perf_counter()
         self._blas = BlasThreads()
 
@@ -119,9 +123,11 @@ class EnvRunner:
             worlds = self._environments
             generator = self._noise.fragment(self._fragment)
             noise = FragmentNoise(worlds.actions, generator, num_steps, worlds.width, self._actor)
-            rows = worlds.rows(self._actor, noise, self._current)
+            rows = worlds.rows(self._actor, noise, self._current, self._memory)
             rollout = rows.run(self._began, self._index, self._fragment, self._weights_version)
         self._current = tree_map(lambda leaf: leaf[-1].copy(), rollout.observations)
+        if rollout.memory is not None:
+            self._memory = rollout.memory[-1].copy()
         self._fragment += 1
         return rollout
 
@@ -138,7 +144,11 @@ class EnvRunner:
             assert self._current is None, "only a fresh runner can be taken back to the beginning"
             return 0
         self._current, lost = self._environments.restore(state)
-        return lost
+        if self._memory is not None:
+            for row, lane, gone in zip(self._memory, state.lanes, lost, strict=True):
+                # Of a fresh episode nothing is remembered.
+                row[:] = 0 if gone or lane.memory is None else lane.memory
+        return sum(lost)
 
     def close(self) -> None:
         """Closes every environment, then raises the first fault of those that would not."""

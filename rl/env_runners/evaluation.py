@@ -27,6 +27,7 @@ class Evaluated(Protocol):
     def act_batch(self, observations: Tree, deterministic: bool = True) -> Array: ...
     def decode(self, actions: Array) -> list[Any]: ...
     def stack(self, observations: list[Any]) -> Tree: ...
+    def reset(self, where: Array | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ def _play(
     current = [_reset(env, layout, seed, todo[b][0]) for b, env in enumerate(environments)]
     totals, lengths = [0.0] * width, [0] * width
     played: dict[int, tuple[float, int]] = {}
+    policy.reset()
     while len(played) < num_episodes:
+        begun = np.zeros(width, np.bool_)
         batch = policy.stack(current)
         mask = layout.mask_of(batch)
         if mask is not None:
@@ -120,8 +123,11 @@ def _play(
             if ended:
                 played[todo[b].pop(0)] = (score_of(info, totals[b]), lengths[b])
                 totals[b], lengths[b] = 0.0, 0
+                begun[b] = True
                 if todo[b]:
                     current[b] = _reset(env, layout, seed, todo[b][0])
+        policy.reset(begun)
+    policy.reset()
     return played
 
 

@@ -42,6 +42,7 @@ class Fragment:
         layouts: tuple[ObservationLayout, ActionLayout],
         noise: FragmentNoise,
         first: Tree,
+        memory: Array | None = None,
     ) -> None:
         """Allocates the arrays.
 
@@ -51,6 +52,7 @@ class Fragment:
             layouts: Of observations and actions.
             noise: Of the T steps.
             first: What the first actions are chosen from, [B, *obs].
+            memory: What the actor remembers then, [B, S]; None: it has no memory.
         """
         self._lanes, self._actor = lanes, actor
         self._noise = noise
@@ -75,6 +77,10 @@ class Fragment:
         self._began: Any = self._first_rows()
         self._entered = list(self._began)
         self._valid: Array | None = None
+        self._memory: Array | None = None
+        if memory is not None:
+            self._memory = np.empty((length + 1, *memory.shape), np.float32)
+            self._memory[0] = memory
 
     def _first_rows(self) -> Any:
         return [-lane.steps_before for lane in self._lanes]
@@ -104,6 +110,8 @@ class Fragment:
                 self._check_finite(t)  # a policy may choke on a NaN
                 raise
             self._step(t)
+            if self._memory is not None:
+                self._forget(t, self._memory[t + 1])
             note_progress()
         self._check_finite(self._length)
         self._leave()
@@ -124,6 +132,7 @@ class Fragment:
                 dict(zip(nested, finals, strict=True)) if isinstance(nested, dict) else finals[0]
             ),
             valid=self._valid,
+            memory=self._memory,
             replayable=self.replayable and all(lane.replayable for lane in self._lanes),
             weights_version=weights_version,
             runner=runner,
@@ -152,7 +161,7 @@ class Fragment:
             self._extras[name][t] = values
 
     def _choose(self, t: int) -> tuple[Array, dict[str, Array]]:
-        """What the actor does in row t, by the noise of that row."""
+        """What the actor does in row t, by the noise of that row and what it remembers."""
         nested = self._observations
         row: Tree = (
             {path: leaf[t] for path, leaf in nested.items()}
@@ -162,7 +171,19 @@ class Fragment:
         mask = self._layout.mask_of(row)
         if mask is not None:
             self._check_choice(t, mask)
-        return self._actor.act(row, self._row_noise)
+        if self._memory is None:
+            return self._actor.act(row, self._row_noise)
+        actor: Any = self._actor  # a `RecurrentActor`
+        actions, extras, self._memory[t + 1] = actor.act_with_memory(
+            row, self._row_noise, self._memory[t]
+        )
+        return actions, extras
+
+    def _forget(self, t: int, memory: Array) -> None:
+        """Zeroes what is remembered [B, S] where row t ended an episode, or was no step of one."""
+        memory[self._terminated[t] | self._truncated[t]] = 0
+        if self._valid is not None:
+            memory[~self._valid[t]] = 0
 
     def _check_choice(self, t: int, mask: Array) -> None:
         """Raises where a mask [B, choices] leaves an environment nothing to choose."""
@@ -259,6 +280,8 @@ class Fragment:
         self._began[b] = t
         for leaf, value in zip(self._leaves, lane.reset(t), strict=True):
             leaf[t, b] = value
+        if self._memory is not None:
+            self._memory[t, b] = 0
         actions, extras = self._choose(t)
         self._actions[t, b] = actions[b]
         for name, values in extras.items():

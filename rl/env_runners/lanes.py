@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 
 from rl.core.data.spaces import ActionLayout, ObservationLayout
-from rl.core.data.tree import Tree
+from rl.core.data.tree import Array, Tree
 from rl.core.models.actor import Actor, FragmentNoise
 from rl.env_runners.fragment import Fragment, arrays_of
 from rl.env_runners.lane import Lane
@@ -71,19 +71,21 @@ class Lanes:
         # One after the other: environments may share the array they answer in.
         return self._side_by_side(lane.reset() for lane in self._lanes)
 
-    def rows(self, actor: Actor, noise: FragmentNoise, first: Tree) -> Fragment:
+    def rows(
+        self, actor: Actor, noise: FragmentNoise, first: Tree, memory: Array | None
+    ) -> Fragment:
         """The next fragment, ready to be run."""
-        return Fragment(self._lanes, actor, (self.layout, self.actions), noise, first)
+        return Fragment(self._lanes, actor, (self.layout, self.actions), noise, first, memory)
 
-    def restore(self, state: RunnerState) -> tuple[Tree, int]:
+    def restore(self, state: RunnerState) -> tuple[Tree, list[int]]:
         """Plays the unfinished episodes of a state again.
 
         Returns:
-            The observations [B, *obs] it stands at, and how many steps are lost: of environments
-            that, replayed, arrived somewhere else and so began a fresh episode.
+            The observations [B, *obs] it stands at, and how many steps of each environment are
+            lost: of one that, replayed, arrived somewhere else and so began a fresh episode.
         """
         restored = [lane.restore(at) for lane, at in zip(self._lanes, state.lanes, strict=True)]
-        lost = sum(steps for _, steps in restored)
+        lost = [steps for _, steps in restored]
         return self._side_by_side([leaves for leaves, _ in restored]), lost
 
     def _side_by_side(self, leaves: Iterable[list[Any]]) -> Tree:

@@ -104,13 +104,15 @@ class NativeEnvironments:
         leaves = check_observations(observations, self.layout, self.width, self.where, call)
         return [np.asarray(leaf) for leaf in leaves]
 
-    def rows(self, actor: Actor, noise: FragmentNoise, first: Tree) -> Fragment:
+    def rows(
+        self, actor: Actor, noise: FragmentNoise, first: Tree, memory: Array | None
+    ) -> Fragment:
         """The next fragment, ready to be run."""
-        return NativeFragment(self, actor, noise, first)
+        return NativeFragment(self, actor, noise, first, memory)
 
-    def restore(self, state: RunnerState) -> tuple[Tree, int]:
+    def restore(self, state: RunnerState) -> tuple[Tree, list[int]]:
         """Begins fresh episodes, all steps of the unfinished ones being lost."""
-        return self.start(state.fragment), state.steps
+        return self.start(state.fragment), [lane.steps for lane in state.lanes]
 
     def close(self) -> None:
         """Closes the environment; `EnvironmentFault` when that raises."""
@@ -126,11 +128,17 @@ class NativeFragment(Fragment):
     replayable = False
 
     def __init__(
-        self, environments: NativeEnvironments, actor: Actor, noise: FragmentNoise, first: Tree
+        self,
+        environments: NativeEnvironments,
+        actor: Actor,
+        noise: FragmentNoise,
+        first: Tree,
+        memory: Array | None = None,
     ) -> None:
         self._environments = environments
         self.gap = int(environments.mode is AutoresetMode.NEXT_STEP)
-        super().__init__([], actor, (environments.layout, environments.actions), noise, first)
+        layouts = (environments.layout, environments.actions)
+        super().__init__([], actor, layouts, noise, first, memory)
         self._width = environments.width
         self._returns, self._ended = environments.returns, environments.ended
         self._plain = None if self._layout.nested else (self._width, *self._layout.leaves[0].shape)

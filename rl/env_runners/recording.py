@@ -24,6 +24,7 @@ class Acts(Protocol):
     """What is recorded: `rl.Policy`."""
 
     def act(self, observation: Any, deterministic: bool = True) -> Any: ...
+    def reset(self) -> None: ...
 
 
 def check_writer(path: Path) -> None:
@@ -67,6 +68,7 @@ def record_episodes(
         for episode in range(num_episodes):
             own = stream_seed(seed, "evaluation", episode) & 0xFFFFFFFF
             observation, _ = env.reset(seed=own)
+            policy.reset()
             frames.append(_picture(env, where))
             total = 0.0
             for _ in range(most_steps):

@@ -32,6 +32,8 @@ class LaneState:
     pieces: tuple[Array, ...] | None
     observation: tuple[Array, ...]
     """Leaves of the observation it has come to."""
+    memory: Array | None = None
+    """What the policy remembers of it, [S]; None: it has no memory."""
 
     @property
     def actions(self) -> Array | None:
@@ -107,4 +109,5 @@ def _advanced(
         pieces = None
     if pieces is not None:
         pieces = (*pieces, taken.copy()) if steps <= LONGEST_HISTORY else None
-    return LaneState(lane.episode + len(ends), steps, pieces, observation)
+    memory = None if rollout.memory is None else rollout.memory[-1, b].copy()
+    return LaneState(lane.episode + len(ends), steps, pieces, observation, memory)

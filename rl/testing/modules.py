@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def check_module(make_module: Callable[[], Module], batch: int = 5) -> None:
 
     It acts in its action space's layout, greedily or from noise, the same for the same noise, each
     row on its own, and never what a mask forbids; its state is all there is to it; what a runner
-    builds from it acts as it does.
+    builds from it acts as it does. One with memory begins an episode with zeros.
 
     Raises:
         AssertionError: A rule is broken; the message says which.
@@ -58,6 +59,8 @@ def check_module(make_module: Callable[[], Module], batch: int = 5) -> None:
     _check_rows(module, observations, greedy.numpy())
     _check_state(make_module, module, observations, greedy.numpy())
     _check_actors(module, observations, noise, (sampled.numpy(), extras))
+    if module.memory_size:
+        _check_memory(module, observations, noise, sampled.numpy())
 
 
 def _check_mask(actions: ActionLayout, mask: Array, chosen: tuple[Array, Array]) -> None:
@@ -115,3 +118,25 @@ def _check_actors(
         assert set(got_extras) == set(extras), f"{name} gives the extras {sorted(got_extras)}"
         for key, values in extras.items():
             assert np.allclose(got_extras[key], values.numpy(), atol=1e-5), f"{name}: {key} differs"
+
+
+def _check_memory(
+    module: Module, observations: Array | dict[str, Array], noise: Array, sampled: Array
+) -> None:
+    """Zeros are the first step of an episode; what is remembered goes in and out."""
+    batch, size = len(sampled), module.memory_size
+    vector = torch.cat([p.detach().reshape(-1) for p in module.parameters()]).numpy()
+    buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
+    states = []
+    for actor in (actor_factory(module)(), TorchActor(module)):
+        recurrent: Any = actor
+        recurrent.set_weights(Weights(1, vector, buffers))
+        memory = np.zeros((batch, size), np.float32)
+        actions, _, after = recurrent.act_with_memory(observations, noise, memory)
+        assert np.allclose(actions, sampled, atol=1e-5), "act: not as at an episode's first step"
+        shape = after.shape
+        assert shape == (batch, size), f"act_with_memory: what is remembered has the shape {shape}"
+        assert np.isfinite(after).all(), "act_with_memory: what is remembered is not finite"
+        assert not memory.any(), "act_with_memory: changes the memory it was given"
+        states.append(recurrent.act_with_memory(observations, noise, after)[2])
+    assert np.allclose(states[0], states[1], atol=1e-5), "a runner remembers something else"

@@ -6,6 +6,7 @@ Run `python -m tests.algorithms.test_matrix` to write the page anew.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,11 @@ def config_of(name: str, engine: str, **env_kwargs: Any) -> Any:
     return settings(**given)
 
 
+def has_memory(name: str) -> bool:
+    """Whether an algorithm can remember."""
+    return hasattr(config_class(name), "memory")
+
+
 def takes(name: str, acted: str, masked: bool) -> bool:
     """Whether an algorithm says it can act so."""
     kind = acted.lower().replace("multid", "multi_d").replace("multib", "multi_b")
@@ -159,6 +165,23 @@ def test_it_trains_on_processes(name: str, observed: str, acted: str, masked: bo
 
 
 @pytest.mark.parametrize(
+    ("name", "observed", "acted", "masked"),
+    [
+        pytest.param(*combination, marks=() if is_quick(*combination) else pytest.mark.slow)
+        for combination in COMBINATIONS
+        if takes(*(combination[0], *combination[2:])) and has_memory(combination[0])
+    ],
+)
+@pytest.mark.parametrize("engine", ["inline", pytest.param("process", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("memory", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
+def test_it_trains_with_memory(
+    name: str, observed: str, acted: str, masked: bool, memory: str, engine: str
+) -> None:
+    config = config_of(name, engine, observed=observed, acted=acted, masked=masked)
+    train(replace(config, memory=memory, memory_size=8, sequence_length=4), 2)
+
+
+@pytest.mark.parametrize(
     ("name", "acted"),
     [(n, a) for n in algorithm_names() for a in ACTIONS if not takes(n, a, False)],
 )
@@ -187,6 +210,8 @@ def page() -> str:
         cells = ["yes" if takes(name, acted, masked) else "refused" for name in names]
         label = f"{acted}, masked" if masked else acted
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    cells = ["yes" if has_memory(name) else "refused" for name in names]
+    lines.append("| any of them, with memory | " + " | ".join(cells) + " |")
     refused = "Refused is refused by name, with exit code 2, before anything runs."
     return "\n".join([*lines, "", refused, ""])
 

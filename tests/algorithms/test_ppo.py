@@ -141,6 +141,7 @@ def test_every_setting_of_the_learner_is_tried() -> None:
         "env", "seed", "env_runners", "learners", "runtime", "evaluation", "checkpoints", "metrics",
         "image_encoder",  # by tests/algorithms/test_images.py
         "kl_target",
+        "memory", "memory_size", "sequence_length",  # by tests/algorithms/test_memory.py
     }  # fmt: skip
     assert {field.name for field in fields(PPOConfig)} - elsewhere == set(SETTINGS)
 

@@ -49,6 +49,16 @@ CASES = {
     "ppo with every term": PPOConfig(
         **PPO | {"env": "CartPole-v1", "kl_coef": 0.1, "value_clip_range": 0.2, "dual_clip": 3.0}
     ),
+    "ppo with memory": PPOConfig(  # chunks of as many steps as are left where some are none
+        **PPO
+        | {
+            "env": "CartPole-v1",
+            "env_runners": {"num": 1, "envs_per_runner": 4, "vectorization": "native"},
+            "memory": "gru",
+            "sequence_length": 5,
+            "minibatch_size": 35,
+        }
+    ),
     "dqn": DQNConfig(**DQN),
     "dqn in torch": DQNConfig(**DQN, **RAINBOW, learners={"engine": "torch"}),
     "dqn with priorities": DQNConfig(**DQN, **RAINBOW),

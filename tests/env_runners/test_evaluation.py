@@ -28,6 +28,8 @@ class FirstAction:
     def decode(self, actions: Array) -> list[Any]:
         return list(actions)
 
+    def reset(self, where: Any = None) -> None: ...
+
     def stack(self, observations: list[Any]) -> Tree:
         return self._layout.stack(observations)
 

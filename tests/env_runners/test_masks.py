@@ -37,6 +37,8 @@ class FirstAllowed:
     def decode(self, actions: Any) -> Any:
         return list(actions)
 
+    def reset(self, where: Any = None) -> None: ...
+
     def stack(self, observations: list[Any]) -> Any:
         return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
 

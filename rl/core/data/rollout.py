@@ -64,6 +64,9 @@ class Rollout:
     # [T, B] bool; None means every row is a step. A row that is none leads from the observation an
     # episode ended on to the first of the next: nothing may be learnt or carried over it.
     valid: Array | None = None
+    # [T+1, B, S] float32, what a policy with memory remembered at each step; zero where an episode
+    # begins, and the last row is where the next fragment starts. None without memory.
+    memory: Array | None = None
     replayable: bool = True  # whether seeds and actions bring its episodes back
     weights_version: int = 0
     runner: int = 0
@@ -131,6 +134,9 @@ class Rollout:
             final_steps=np.concatenate(shifted),
             final_observations=concatenate_trees([r.final_observations for r in rollouts], axis=0),
             valid=np.concatenate([_validity(r) for r in rollouts], axis=1) if masked else None,
+            memory=None
+            if first.memory is None
+            else np.concatenate([r.memory for r in rollouts if r.memory is not None], axis=1),
             replayable=all(r.replayable for r in rollouts),
             weights_version=min(r.weights_version for r in rollouts),
             runner=first.runner,
@@ -156,6 +162,14 @@ class Rollout:
             assert self.valid.shape == (time, width)
             assert self.valid[ends[:, 0], ends[:, 1]].all(), "only a step ends an episode"
             assert not self.rewards[~self.valid].any(), "only a step is rewarded"
+        if self.memory is not None:
+            assert self.memory.shape[:2] == (time + 1, width)
+            assert not self.memory[1:][_fresh(self)].any(), "nothing is remembered across an end"
+
+
+def _fresh(rollout: Rollout) -> Array:
+    """Rows [T, B] behind which an episode begins, or a row that is no step."""
+    return rollout.terminated | rollout.truncated | ~_validity(rollout)
 
 
 def _validity(rollout: Rollout) -> Array:

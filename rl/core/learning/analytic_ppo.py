@@ -37,6 +37,8 @@ def ppo_obstacles(module: ActorCritic) -> Iterator[str]:
     yield from network_obstacles(module, ActorCritic)
     if module.observation_layout.mask is not None:
         yield "action masks"
+    if module.memory_size:
+        yield f"memory ({module.spec.memory})"
 
 
 class ScoredSteps(Protocol):

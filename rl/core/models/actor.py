@@ -11,7 +11,15 @@ from rl.core.data.spaces import ActionLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import Weights
 
-__all__ = ["Actor", "ActorFactory", "FragmentNoise", "draw_noise", "parameter_noise_of"]
+__all__ = [
+    "Actor",
+    "ActorFactory",
+    "FragmentNoise",
+    "RecurrentActor",
+    "draw_noise",
+    "memory_size_of",
+    "parameter_noise_of",
+]
 
 
 class Actor(Protocol):
@@ -38,7 +46,34 @@ class Actor(Protocol):
         ...
 
 
+class RecurrentActor(Actor, Protocol):
+    """An actor with memory. It keeps none itself: what is remembered comes in and goes out."""
+
+    memory_size: int
+    """S, numbers remembered for each environment; 0 for a network without memory."""
+
+    def act_with_memory(
+        self, observations: Tree, noise: Array | None, memory: Array
+    ) -> tuple[Array, dict[str, Array], Array]:
+        """`act`, given what is remembered.
+
+        Args:
+            observations: [B, *obs].
+            noise: As with `act`.
+            memory: [B, S] float32; zeros at the first step of an episode.
+
+        Returns:
+            Actions, extras, and what is remembered at the next step [B, S].
+        """
+        ...
+
+
 ActorFactory = Callable[[], Actor]
+
+
+def memory_size_of(actor: Actor) -> int:
+    """Numbers that an actor remembers for each environment; most remember nothing."""
+    return int(getattr(actor, "memory_size", 0))
 
 
 def parameter_noise_of(actor: Actor) -> int:

@@ -16,7 +16,9 @@ from rl.core.models.actor import ActorFactory
 from rl.core.models.distributions import Distribution, make_distribution
 from rl.core.models.images import NatureCNN, image_encoder
 from rl.core.models.layers import ACTIVATIONS, initialize, mlp
+from rl.core.models.memory import Memory, Packed
 from rl.core.models.normalizer import Normalizer
+from rl.core.models.numpy_memory import NumpyRecurrentActor
 from rl.core.models.numpy_mlp import NumpyActor
 from rl.core.models.spec import NetworkSpec
 from rl.errors import UsageError
@@ -45,6 +47,9 @@ class Module(nn.Module, ABC):
     action_layout: ActionLayout
     parameter_noise: int = 0
     """Standard normals that `act` wants for each row, behind the noise of the action itself."""
+    memory_size: int = 0
+    """Numbers remembered from step to step for each environment (S); more than 0 asks for
+    `act_with_memory`."""
 
     @abstractmethod
     def act(
@@ -60,6 +65,21 @@ class Module(nn.Module, ABC):
             Actions [B, *act] and what else the algorithm wants to find in the rollout, each [B,
             ...]; nothing else when greedy.
         """
+
+    def act_with_memory(
+        self, observations: TensorTree, noise: Tensor | None, memory: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """`act` of a module with memory, which itself acts as at the first step of an episode.
+
+        Args:
+            observations: As with `act`.
+            noise: As with `act`.
+            memory: What is remembered, [B, S] float32; zeros at the first step of an episode.
+
+        Returns:
+            Actions and extras, and what is remembered at the next step [B, S].
+        """
+        raise NotImplementedError(f"{type(self).__name__} has memory_size, but no act_with_memory")
 
     def observe(self, observations: TensorTree) -> None:
         """Merges observations [N, *obs] into running statistics, in a module that keeps some."""
@@ -152,8 +172,10 @@ def encode_leaf(leaf: Leaf, values: Tensor) -> Tensor:
 class ActorCritic(Module):
     """A policy and a value function over the same observations; the policy keeps to their mask.
 
-    Separate torsos unless `spec.shared_torso`; convolutions are always shared. Heads are
-    initialised with gain 0.01 (policy) and 1 (value), so that the first policy is close to uniform.
+    Separate torsos, each with a memory of its own where there is one, unless `spec.shared_torso`;
+    convolutions are always shared. Heads are initialised with gain 0.01 (policy) and 1 (value), so
+    that the first policy is close to uniform. A state is the policy's and behind it the value's.
+    With memory, methods that are not told what is remembered see the first step of an episode.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -166,6 +188,13 @@ class ActorCritic(Module):
             self.observation_layout, spec.normalize_observations, orthogonal, spec.image_encoder
         )
         inputs = self.encoder.num_outputs
+        self.memory_size = spec.state_size
+        self.policy_memory = self.value_memory = None
+        if spec.memory is not None:
+            made = functools.partial(Memory, spec.memory, inputs, spec.memory_size, orthogonal)
+            self.policy_memory = made()
+            self.value_memory = None if spec.shared_torso else made()
+            inputs = spec.memory_size
         torso: Callable[[], nn.Sequential] = functools.partial(
             mlp, inputs, spec.hidden_sizes, spec.activation, orthogonal
         )
@@ -180,31 +209,77 @@ class ActorCritic(Module):
             nn.Parameter(torch.full((num_gaussian,), spec.log_std_init)) if num_gaussian else None
         )
 
-    def forward(self, observations: TensorTree) -> tuple[Distribution, Tensor]:
-        """The policy and the values [...] of observations [..., *obs]."""
-        features = self.encoder(observations)
-        hidden = self.policy_torso(features)
-        seen = hidden if self.value_torso is None else self.value_torso(features)
+    def forward(
+        self, observations: TensorTree, packed: Packed | None = None
+    ) -> tuple[Distribution, Tensor]:
+        """The policy and the values [...] of observations [..., *obs]; with memory, of n steps."""
+        features, _ = self.remember(self.encoder(observations), packed)
+        own, others = self._parts(features)
+        hidden = self.policy_torso(own)
+        seen = hidden if self.value_torso is None else self.value_torso(others)
         return self._policy(hidden, observations), self.value_head(seen).squeeze(-1)
 
-    def distribution(self, observations: TensorTree) -> Distribution:
-        """The policy alone."""
-        return self._policy(self.policy_torso(self.encoder(observations)), observations)
+    def remember(self, features: Tensor, packed: Packed | None) -> tuple[Tensor, Tensor]:
+        """Features of n packed steps with what came before, [n, H] or 2H; states after [P, S].
+
+        Without memory they stay what they are.
+        """
+        if self.policy_memory is None:
+            return features, features.new_zeros(len(features), 0)
+        if packed is None:
+            packed = Packed.single(features.new_zeros(len(features), self.memory_size))
+        memories = [self.policy_memory, *([self.value_memory] if self.value_memory else [])]
+        states = packed.states.chunk(len(memories), -1)
+        found = [
+            memory(features, Packed(packed.batch_sizes, own))
+            for memory, own in zip(memories, states, strict=True)
+        ]
+        outputs, after = zip(*found, strict=True)
+        return torch.cat(outputs, -1), torch.cat(after, -1)
+
+    def _parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What policy and value see of what `remember` gave."""
+        if self.value_memory is None:
+            return features, features
+        own, others = features.chunk(2, -1)
+        return own, others
+
+    def value_of(self, features: Tensor) -> Tensor:
+        """The values [...] of what `remember` gave."""
+        torso = self.policy_torso if self.value_torso is None else self.value_torso
+        value: Tensor = self.value_head(torso(self._parts(features)[1])).squeeze(-1)
+        return value
+
+    def distribution(self, observations: TensorTree, memory: Tensor | None = None) -> Distribution:
+        """The policy alone, given what is remembered [B, S]."""
+        features, _ = self._seen(observations, memory)
+        return self._policy(self.policy_torso(self._parts(features)[0]), observations)
+
+    def _seen(self, observations: TensorTree, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        packed = None if memory is None else Packed.single(memory)
+        return self.remember(self.encoder(observations), packed)
 
     def _policy(self, hidden: Tensor, observations: TensorTree) -> Distribution:
         mask = self.observation_layout.mask_of(observations)
         return make_distribution(self.action_layout, self.policy_head(hidden), self.log_std, mask)
 
-    def value(self, observations: TensorTree) -> Tensor:
-        """The values alone, [...]."""
-        torso = self.policy_torso if self.value_torso is None else self.value_torso
-        value: Tensor = self.value_head(torso(self.encoder(observations))).squeeze(-1)
-        return value
+    def value(self, observations: TensorTree, memory: Tensor | None = None) -> Tensor:
+        """The values alone, [...], given what is remembered [B, S]."""
+        return self.value_of(self._seen(observations, memory)[0])
 
     def act(
         self, observations: TensorTree, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        policy = self.distribution(observations)
+        return self._act(self.distribution(observations), noise)
+
+    def act_with_memory(
+        self, observations: TensorTree, noise: Tensor | None, memory: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        features, after = self._seen(observations, memory)
+        policy = self._policy(self.policy_torso(self._parts(features)[0]), observations)
+        return (*self._act(policy, noise), after)
+
+    def _act(self, policy: Distribution, noise: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         if noise is None:
             return policy.mode(), {}
         actions = policy.sample(noise if self.action_layout.shape else noise.squeeze(-1))
@@ -216,7 +291,8 @@ class ActorCritic(Module):
     def actor_factory(self) -> ActorFactory | None:
         if self.observation_layout.has_images:
             return None
-        return functools.partial(NumpyActor, self.spec, self.parameter_table())
+        kind = NumpyActor if self.policy_memory is None else NumpyRecurrentActor
+        return functools.partial(kind, self.spec, self.parameter_table())
 
     def describe(self) -> dict[str, Any]:
         return {"module": "actor_critic", **self.spec.to_json()}

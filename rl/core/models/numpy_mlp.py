@@ -182,19 +182,19 @@ class NumpyNetwork:
             head: Name of the last layer.
         """
         self._table = table
-        self._encoder = NumpyEncoder(spec)
-        self._layers = NumpyLayers(layers, head, spec.activation)
+        self.encode = NumpyEncoder(spec)
+        self.decide = NumpyLayers(layers, head, spec.activation)
 
     def set_weights(self, weights: Weights) -> dict[str, Array]:
         """Acts with these from now on; returns all parameters by name, as views."""
         views = self._table.views(weights.parameters)
-        self._encoder.set_weights(weights)
-        self._layers.set_weights(views)
+        self.encode.set_weights(weights)
+        self.decide.set_weights(views)
         return views
 
     def __call__(self, observations: Tree) -> Array:
         """What the head gives, [B, outputs]."""
-        return self._layers(self._encoder(observations))
+        return self.decide(self.encode(observations))
 
 
 def linear_layers(name: str, sizes: tuple[int, ...]) -> list[str]:
@@ -291,14 +291,19 @@ class NumpyActor:
         self._parameters = NumpyNetwork(spec, table, layers, "policy_head")  # logits and means
         self._actions = ActionLayout(spec.action_space)
         self._observations = ObservationLayout(spec.observation_space)
-        self._log_std: Array | None = None
+        self._views: dict[str, Array] = {}
 
     def set_weights(self, weights: Weights) -> None:
-        self._log_std = self._parameters.set_weights(weights).get("log_std")
+        self._views = self._parameters.set_weights(weights)
 
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         """See `Actor.act`; the extra is `log_prob` [B]."""
-        parameters = self._parameters(observations)
+        return self.choose(self._parameters(observations), observations, noise)
+
+    def choose(
+        self, parameters: Array, observations: Tree, noise: Array | None
+    ) -> tuple[Array, dict[str, Array]]:
+        """`act`, given what the head gave, [B, outputs]."""
         parameters = forbid(parameters, self._observations.mask_of(observations))
         if not self._actions.shape:  # the common case, one category, without the general loop
             if noise is None:
@@ -311,9 +316,8 @@ class NumpyActor:
         for head in self._actions.heads:
             own = parameters[:, head.parameters]
             if head.kind == "gaussian":
-                assert self._log_std is not None
                 size = head.columns.stop - head.columns.start
-                log_std = self._log_std[used : used + size]
+                log_std = self._views["log_std"][used : used + size]
                 used += size
                 total += _gaussian(head, own, log_std, noise, actions)
             elif head.kind == "bernoulli":

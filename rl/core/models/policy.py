@@ -20,7 +20,7 @@ from rl.core.data.masks import has_choice
 from rl.core.data.spaces import MASK, Leaf
 from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
-from rl.core.models.actor import draw_noise, parameter_noise_of
+from rl.core.models.actor import draw_noise, memory_size_of, parameter_noise_of
 from rl.core.models.distributions import Distribution
 from rl.core.models.modules import ActorCritic, Module
 from rl.core.models.policy_network import (
@@ -93,7 +93,10 @@ def policy_files(module: Module) -> dict[str, bytes]:
 
 
 class Policy:
-    """Acts as a module did when the policy was made; later training does not change it."""
+    """Acts as a module did when the policy was made; later training does not change it.
+
+    One with memory remembers from call to call: `reset` it where an episode begins.
+    """
 
     def __init__(self, module: Module, seed: int = 0) -> None:
         """Copies the module.
@@ -110,6 +113,7 @@ class Policy:
         vectors = [p.reshape(-1) for p in self._module.parameters()]
         buffers = {name: b.numpy().copy() for name, b in self._module.named_buffers()}
         self._actor.set_weights(Weights(0, torch.cat(vectors).numpy().copy(), buffers))
+        self._memory: Array | None = None  # [N, S], of a policy that has some and has acted
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -150,6 +154,37 @@ class Policy:
         composite = isinstance(self.action_space, spaces.Dict | spaces.Tuple)
         return actions if composite else np.stack(actions)
 
+    def reset(self, where: Any | None = None) -> None:
+        """Forgets what was seen: call it before the first `act` of every episode.
+
+        A policy without memory has nothing to forget.
+
+        Args:
+            where: [N] bool, which rows of a batch begin an episode; None: all, and the next batch
+                may be of another size.
+        """
+        if where is None:
+            self._memory = None
+        elif self._memory is not None:
+            rows = np.asarray(where, np.bool_)
+            if rows.shape != (len(self._memory),):
+                raise UsageError(
+                    f"policy.reset: {rows.shape} says not for each of {len(self._memory)} rows"
+                    " whether it begins an episode"
+                )
+            self._memory = np.where(rows[:, None], np.float32(0), self._memory)
+
+    def _remembered(self, size: int) -> Array:
+        """What is remembered for a batch, [N, S]."""
+        if self._memory is None:
+            return np.zeros((size, memory_size_of(self._actor)), np.float32)
+        if len(self._memory) != size:
+            raise UsageError(
+                f"policy.act: this policy has memory, of {len(self._memory)} episodes, and was now"
+                f" given {size} observations; call policy.reset() first"
+            )
+        return self._memory
+
     def act_batch(self, observations: Tree, deterministic: bool = True) -> Array:
         """Action rows [N, *act] for observations [N, *obs], not yet decoded for the environment."""
         size = first_leaf(observations).shape[0]
@@ -157,8 +192,13 @@ class Policy:
         if not deterministic:
             more = parameter_noise_of(self._actor)
             noise = draw_noise(self._actions, self._generator, size, parameter_noise=more)
-        actions, _ = self._actor.act(observations, noise)
-        return actions
+        if not memory_size_of(self._actor):
+            return self._actor.act(observations, noise)[0]
+        recurrent: Any = self._actor
+        memory = self._remembered(size)
+        actions, _, self._memory = recurrent.act_with_memory(observations, noise, memory)
+        acted: Array = actions
+        return acted
 
     def decode(self, actions: Array) -> list[Any]:
         """Turns stored rows into what each environment's `step` takes."""
@@ -174,7 +214,7 @@ class Policy:
             raise UsageError("this policy has no value function")
         inputs, single = self._tensors(observation)
         with torch.inference_mode(), torch_threads(1):
-            values = self._module.value(inputs).numpy()
+            values = self._module.value(inputs, *self._given_memory(inputs)).numpy()
         return float(values[0]) if single else values
 
     def q_values(self, observation: Any) -> Any:
@@ -192,7 +232,13 @@ class Policy:
             raise UsageError("this policy has no distribution over actions")
         inputs, _ = self._tensors(observation)
         with torch.inference_mode(), torch_threads(1):
-            return self._module.distribution(inputs)
+            return self._module.distribution(inputs, *self._given_memory(inputs))
+
+    def _given_memory(self, inputs: Any) -> tuple[Any, ...]:
+        """What is remembered, for a module that takes it; looking at it changes nothing."""
+        if not self._module.memory_size:
+            return ()
+        return (torch.tensor(self._remembered(first_leaf(inputs).shape[0])),)
 
     def _with_mask(self, observation: Any, mask: Any | None) -> Any:
         """The observation as the policy knows it, with the mask put where it has its place."""

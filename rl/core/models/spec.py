@@ -11,13 +11,23 @@ from gymnasium import spaces
 from rl.core.data.space_json import space_from_json, space_to_json
 from rl.errors import CheckpointError
 
-__all__ = ["LOG_STD_BOUNDS", "Activation", "NetworkSpec", "PolicySpec", "QNetworkSpec"]
+__all__ = [
+    "LOG_STD_BOUNDS",
+    "Activation",
+    "MemoryKind",
+    "NetworkSpec",
+    "PolicySpec",
+    "QNetworkSpec",
+]
 
 Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
 ACTIVATIONS = ("tanh", "relu", "elu", "gelu", "silu")
 
 ImageEncoderName = Literal["nature", "impala"]
 IMAGE_ENCODERS = ("nature", "impala")
+
+MemoryKind = Literal["gru", "lstm"]
+MEMORIES = ("gru", "lstm")
 
 LOG_STD_BOUNDS = (-20.0, 2.0)
 """Of a squashed Gaussian before squashing, as in the paper's code."""
@@ -39,6 +49,14 @@ def _atoms(value: Any) -> int:
     return int(value)
 
 
+def _units(value: Any) -> int:
+    return _sizes([value])[0]
+
+
+def _memory(value: Any) -> str | None:
+    return None if value is None else _one_of("memory", *MEMORIES)(value)
+
+
 def _one_of(what: str, *names: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in names:
@@ -55,8 +73,13 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "activation": _one_of("activation", *ACTIVATIONS),
     "image_encoder": _one_of("image encoder", *IMAGE_ENCODERS),
     "num_atoms": _atoms,
+    "memory": _memory,
+    "memory_size": _units,
 }
 """How what comes from a file is read and checked; other fields by the type of their default."""
+
+ADDED = ("memory", "memory_size")
+"""Fields that older files do not have; networks were then what their defaults say."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,7 @@ class PolicySpec:
             known = {
                 field.name: _READERS.get(field.name, type(field.default))(data[field.name])
                 for field in fields(cls)
+                if field.name in data or field.name not in ADDED
             }
             return cls(**known)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -102,6 +126,17 @@ class NetworkSpec(PolicySpec):
     """One torso for policy and value; convolutions are shared in any case."""
     orthogonal_init: bool = True
     log_std_init: float = 0.0
+    memory: MemoryKind | None = None
+    """Between the encoder and each torso."""
+    memory_size: int = 64
+    """Units of each."""
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that are remembered from step to step; 0 without memory."""
+        if self.memory is None:
+            return 0
+        return self.memory_size * (2 if self.memory == "lstm" else 1) * (2 - self.shared_torso)
 
 
 @dataclass(frozen=True)

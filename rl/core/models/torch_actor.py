@@ -23,6 +23,7 @@ class TorchActor:
     def __init__(self, module: Module) -> None:
         self._module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
         self.parameter_noise = module.parameter_noise
+        self.memory_size = module.memory_size
 
     def set_weights(self, weights: Weights) -> None:
         load_weights(self._module, weights)
@@ -32,6 +33,18 @@ class TorchActor:
             inputs = tree_map(_as_tensor, observations)
             actions, extras = self._module.act(inputs, None if noise is None else _as_tensor(noise))
         return actions.numpy(), {name: values.numpy() for name, values in extras.items()}
+
+    def act_with_memory(
+        self, observations: Tree, noise: Array | None, memory: Array
+    ) -> tuple[Array, dict[str, Array], Array]:
+        """See `RecurrentActor.act_with_memory`."""
+        with torch.inference_mode(), torch_threads(1):
+            inputs = tree_map(_as_tensor, observations)
+            actions, extras, after = self._module.act_with_memory(
+                inputs, None if noise is None else _as_tensor(noise), _as_tensor(memory)
+            )
+        found = {name: values.numpy() for name, values in extras.items()}
+        return actions.numpy(), found, after.numpy()
 
 
 @torch.no_grad()
