@@ -18,6 +18,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.models.policy import Policy
 from rl.core.records.checkpoint import read_checkpoint
+from rl.env_runners import evaluation
 from rl.env_runners.environments import EnvironmentFactory
 from rl.env_runners.evaluation import evaluate_policy
 from rl.env_runners.runner_state import RunnerState
@@ -323,7 +324,9 @@ def test_a_checkpoint_in_mid_episode_goes_on_with_the_same_bits(kind: Any, tmp_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_evaluation_remembers_within_an_episode_and_not_beyond(kind: Any, tmp_path: Any) -> None:
+def test_evaluation_remembers_within_an_episode_and_not_beyond(
+    kind: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the bit the same from `policy/` alone; each episode as if played first."""
     with config_of(kind, "Pendulum-v1").build() as ppo:
         stir(ppo)
@@ -333,6 +336,9 @@ def test_evaluation_remembers_within_an_episode_and_not_beyond(kind: Any, tmp_pa
     alone.act(np.zeros(3, np.float32))  # whatever it saw before
     make = EnvironmentFactory("Pendulum-v1")
     assert evaluate_policy(alone, make, 4, 7) == within
+    monkeypatch.setattr(evaluation, "MOST_ENVIRONMENTS", 1)  # one episode after the other
+    assert evaluate_policy(alone, make, 4, 7).returns == pytest.approx(within.returns, rel=1e-3)
+    monkeypatch.undo()
     forgets = Policy.load(tmp_path / "policy")
     everything = forgets.reset
     act_batch = forgets.act_batch
