@@ -11,6 +11,7 @@ from pathlib import Path
 
 __all__ = [
     "AppendFile",
+    "is_temporary",
     "replace_symlink",
     "sweep",
     "sync_directory",
@@ -27,6 +28,11 @@ _TEMPORARY = re.compile(r"\..+\.tmp-\d+-\d+")
 def temporary_sibling(path: Path) -> Path:
     """A hidden name beside `path` that no other process or earlier call uses."""
     return path.with_name(f".{path.name}.tmp-{os.getpid()}-{next(_counter)}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that `temporary_sibling` gives."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def sync_directory(path: Path) -> None:
@@ -50,7 +56,7 @@ def sync_file(path: Path) -> None:
 def sweep(directory: Path) -> None:
     """Removes what writers that were killed left in a directory that nobody else writes to."""
     for path in directory.iterdir():
-        if _TEMPORARY.fullmatch(path.name):
+        if is_temporary(path.name):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

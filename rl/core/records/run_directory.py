@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rl.core.records.files import sweep, write_atomically
+from rl.core.records.files import is_temporary, sweep, write_atomically
 from rl.core.records.machine import describe_machine
 from rl.errors import StorageError, UsageError
 
@@ -68,7 +68,8 @@ class RunDirectory:
     ) -> Self:
         """Makes and locks the directory of a new run: `path`, or else a fresh name below `root`.
 
-        `path` may exist if it is empty. `now` names the run, local time by default.
+        `path` may exist if it is empty, but for what a run left that was killed before it had a
+        config. `now` names the run, local time by default.
         """
         if path is not None:
             return cls(*_create_given(Path(path)))
@@ -187,18 +188,22 @@ class RunDirectory:
 def _create_given(path: Path) -> tuple[Path, int | None]:
     try:
         existing = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
-        if existing:
-            if _LOCK_NAME in existing:
-                _release(_acquire(path))  # a run that is going on is the better message
-            content = next((name for name in existing if name != _LOCK_NAME), _LOCK_NAME)
+        begun = _LOCK_NAME in existing
+        if begun:
+            _release(_acquire(path))  # a run that is going on is the better message
+        # A run killed before it had a config has left nothing that could be continued, or missed.
+        content = [n for n in existing if not (begun and (n == _LOCK_NAME or is_temporary(n)))]
+        if content:
             raise UsageError(
-                f"run directory {path} is not empty (it holds {content}): nothing is ever "
+                f"run directory {path} is not empty (it holds {content[0]}): nothing is ever "
                 f"overwritten; continue it with --resume {path}, or give another --run-dir"
             )
         path.mkdir(parents=True, exist_ok=True)
-        return path, _lock(path)
+        lock = _lock(path)
+        sweep(path)
     except (OSError, ValueError) as error:
         raise UsageError(_cannot_make(path, error)) from error
+    return path, lock
 
 
 def _create_named(root: Path, name: str) -> tuple[Path, int | None]:

@@ -114,6 +114,25 @@ def test_a_second_process_is_refused_and_told_the_first(tmp_path: Path) -> None:
     RunDirectory.open(tmp_path / "run").close()
 
 
+def test_what_was_killed_before_it_had_a_config_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    create(path, root=tmp_path).close()
+    (path / ".config.yaml.tmp-12-0").write_text("algo: p")
+    with pytest.raises(UsageError, match="is not a run directory"):
+        RunDirectory.open(path)
+    with create(path, root=tmp_path) as run:
+        assert [entry.name for entry in path.iterdir()] == [".lock"]
+        with pytest.raises(UsageError, match="in use"):
+            create(path, root=tmp_path)
+        run.write_config("algo: ppo\n")
+    with pytest.raises(UsageError, match=r"it holds config\.yaml"):
+        create(path, root=tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".config.yaml.tmp-12-0").write_text("whose is this?")
+    with pytest.raises(UsageError, match="is not empty"):
+        create(tmp_path / "other", root=tmp_path)
+
+
 def test_a_closed_run_can_be_opened_again(tmp_path: Path) -> None:
     run = create(root=tmp_path)
     run.write_config("algo: ppo\n")
