@@ -164,8 +164,12 @@ class EnvironmentFactory:
         self._note_new(env)
         return InfoMask(env) if self.mask_in_info else env
 
-    def vector(self, num_envs: int) -> Any:
+    def vector(self, num_envs: int, *, checked: bool = True) -> Any:
         """Makes `num_envs` environments that are stepped together, in code of their own.
+
+        Args:
+            num_envs: B.
+            checked: False hands out also what is not sound, to whoever looks for himself.
 
         Raises:
             UsageError: There is none of that kind, it lacks something, or it does not say how it
@@ -173,6 +177,8 @@ class EnvironmentFactory:
             EnvironmentFault: Its own constructor raised.
         """
         env = self._make(lambda: self._vector(num_envs))
+        if not checked:
+            return env
         check_vector(env, self.name, num_envs)
         self._note_new(env)
         return VectorInfoMask(env) if self.mask_in_info else env

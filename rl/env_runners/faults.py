@@ -12,8 +12,11 @@ from rl.core.data.tree import Array
 from rl.errors import EnvironmentFault
 
 __all__ = [
+    "check_flag",
+    "check_info",
     "check_observation",
     "check_reset",
+    "check_reward",
     "check_step",
     "no_choice",
     "not_finite",
@@ -127,17 +130,32 @@ def check_step(result: Any, layout: ObservationLayout, where: str) -> None:
         )
     observation, reward, terminated, truncated, info = result
     _check_leaves(observation, layout, where, "step")
+    check_reward(reward, where)
+    check_flag("terminated", terminated, where)
+    check_flag("truncated", truncated, where)
+    check_info(info, where)
+
+
+def check_reward(reward: Any, where: str) -> None:
+    """Raises `EnvironmentFault` for a reward that is not one number."""
     if not _is_number(reward):
         raise EnvironmentFault(
             f"{where}: step returned the reward {_shown(reward)} of type {type(reward).__name__},"
             " expected one number"
         )
-    for name, flag in (("terminated", terminated), ("truncated", truncated)):
-        if not isinstance(flag, bool | np.bool_ | int | np.ndarray) or np.ndim(flag) != 0:
-            raise EnvironmentFault(
-                f"{where}: step returned {name}={_shown(flag)} of type {type(flag).__name__},"
-                " expected a bool"
-            )
+
+
+def check_flag(name: str, flag: Any, where: str) -> None:
+    """Raises `EnvironmentFault` where `terminated` or `truncated` says neither yes nor no."""
+    if not isinstance(flag, bool | np.bool_ | int | np.ndarray) or np.ndim(flag) != 0:
+        raise EnvironmentFault(
+            f"{where}: step returned {name}={_shown(flag)} of type {type(flag).__name__},"
+            " expected a bool"
+        )
+
+
+def check_info(info: Any, where: str) -> None:
+    """Raises `EnvironmentFault` for an info that is not a dict."""
     if not isinstance(info, dict):
         raise EnvironmentFault(
             f"{where}: step returned info={_shown(info)} of type {type(info).__name__}, expected a"

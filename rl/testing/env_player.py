@@ -4,140 +4,39 @@ from __future__ import annotations
 
 import copy
 import time
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rl.core.data.masks import check_mask, has_choice
+from rl.core.data.masks import has_choice
 from rl.core.data.spaces import MASK, ActionLayout, Leaf, ObservationLayout
-from rl.env_runners.faults import check_observation, check_step
-from rl.errors import EnvironmentFault, RLError, UsageError
+from rl.core.data.tree import Array
+from rl.env_runners.faults import check_flag, check_info, check_observation, check_reward
+from rl.errors import EnvironmentFault
+from rl.testing.env_report import Inspection, StoppedError
 
-__all__ = ["EnvironmentReport", "Inspection", "Player", "Step", "StoppedError", "same"]
+__all__ = ["Player", "Step", "allowed_action", "check_values", "same"]
 
 Environment = gymnasium.Env[Any, Any]
-
-LONGEST_SPACE = 160
-"""Characters a space is described with."""
-
-
-@dataclass
-class EnvironmentReport:
-    """What was found out about an environment."""
-
-    name: str
-    facts: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    """Each says what is wrong, where, and how to mend it."""
-    notes: list[str] = field(default_factory=list)
-    traceback: str = ""
-    """Of the first error the environment raised."""
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing was found that a run would stumble over."""
-        return not self.problems
-
-    def __str__(self) -> str:
-        found = len(self.problems)
-        verdict = "sound" if self.sound else f"{found} problem{'s' if found > 1 else ''}"
-        lines = [f"{self.name}: {verdict}"]
-        lines += [f"  {name:<13}{value}" for name, value in self.facts.items()]
-        lines += [f"  problem: {text}" for text in self.problems]
-        lines += [f"  note: {text}" for text in self.notes]
-        return "\n".join(lines) + (f"\n\n{self.traceback}" if self.traceback else "")
-
-
-class StoppedError(Exception):
-    """The environment can be asked no further; the report says why."""
 
 
 @dataclass
 class Step:
     """What one step gave, copied."""
 
-    observation: list[np.ndarray[Any, Any]]
+    observation: list[Array]
     reward: float
-    ended: bool
+    terminated: bool
+    truncated: bool
 
-
-class Inspection:
-    """Asks an environment and fills its report; a kind of problem is told once."""
-
-    def __init__(self, make_env: Callable[[], Environment], report: EnvironmentReport) -> None:
-        self.report = report
-        self._make_env = make_env
-        self._told: set[str] = set()
-
-    def problem(self, kind: str, text: str) -> None:
-        """Reports a kind of problem where it is first met."""
-        if kind not in self._told:
-            self._told.add(kind)
-            self.report.problems.append(text)
-
-    def note(self, kind: str, text: str) -> None:
-        """Notes an oddity where it is first met."""
-        if kind not in self._told:
-            self._told.add(kind)
-            self.report.notes.append(text)
-
-    def call(self, what: str, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        """Calls a method of the environment; what it raises ends the inspection."""
-        try:
-            return function(*args, **named)
-        except UsageError:
-            raise
-        except Exception as error:
-            text = str(error) if isinstance(error, RLError) else f"{type(error).__name__}: {error}"
-            self.problem(f"{what} raised", f"{what} raised {text}; the traceback is below")
-            if not self.report.traceback:
-                cause = error.__cause__ if isinstance(error, RLError) else error
-                self.report.traceback = "".join(traceback.format_exception(cause or error))
-            raise StoppedError from error
-
-    def make(self) -> Environment:
-        """A fresh environment."""
-        env: Environment = self.call("the constructor", self._make_env)
-        return env
-
-    def layouts(self, env: Environment) -> tuple[ObservationLayout, ActionLayout]:
-        """Reads the spaces."""
-        made: list[Any] = []
-        for name, layout in (
-            ("observation_space", ObservationLayout),
-            ("action_space", ActionLayout),
-        ):
-            space = getattr(env, name, None)
-            if not isinstance(space, spaces.Space):
-                self.problem(
-                    name,
-                    f"{name} is {space!r}, not a gymnasium.spaces.Space; set self.{name} in the"
-                    " constructor",
-                )
-                continue
-            self.report.facts[name.split("_")[0] + "s"] = _line(space)
-            try:
-                made.append(layout(space))
-            except UsageError as error:
-                self.problem(name, str(error))
-        if len(made) < 2:
-            raise StoppedError
-        try:
-            check_mask(made[0], made[1])
-        except UsageError as error:
-            self.problem("mask", str(error))
-            raise StoppedError from error
-        return made[0], made[1]
-
-
-def _line(space: spaces.Space[Any]) -> str:
-    text = " ".join(str(space).split())
-    return text if len(text) <= LONGEST_SPACE else f"{text[: LONGEST_SPACE - 3]}..."
+    @property
+    def ended(self) -> bool:
+        """Whether the episode is over."""
+        return self.terminated or self.truncated
 
 
 class Player:
@@ -156,29 +55,38 @@ class Player:
         self.seconds = 0.0
         """Spent in the environment's `step`."""
 
-    def reset(self, seed: int | None) -> list[np.ndarray[Any, Any]]:
+    def reset(self, seed: int | None) -> list[Array]:
         """Resets; returns the leaves of the first observation."""
         call = f"reset(seed={seed})"
         result = self._inspection.call(call, self.env.reset, seed=seed)
-        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-            kind = type(result).__name__
+        if not isinstance(result, tuple) or len(result) != 2:
+            size = f" of {len(result)}" if isinstance(result, tuple) else ""
             self._inspection.problem(
                 "reset",
-                f"{call} returned a {kind}, not the tuple (observation, info) with a dict last;"
-                " write `return observation, {}`",
+                f"{call} returned a {type(result).__name__}{size}, not the tuple (observation,"
+                " info) with a dict last; write `return observation, {}`",
             )
             raise StoppedError
-        self._info = result[1]
-        return self._observation(result[0], call)
+        observation, info = result
+        if not isinstance(info, dict):
+            self._inspection.problem(
+                "reset",
+                f"{call} returned info={info!r} of type {type(info).__name__}, not a dict; write"
+                " `return observation, {}`",
+            )
+        self._info = info if isinstance(info, dict) else {}
+        return self._observation(observation, call)
 
-    def _observation(self, observation: Any, call: str) -> list[np.ndarray[Any, Any]]:
+    def _observation(self, observation: Any, call: str) -> list[Array]:
         inspection = self._inspection
         self._watch_buffers(observation)
         try:
             parts = self._layout.split(observation)
         except (KeyError, IndexError, TypeError) as error:
             inspection.problem(
-                "parts", f"{call} returned an observation without the part {error} of its space"
+                "parts",
+                f"{call} returned an observation without the part {error} of its space; return"
+                " every part of the space at every step",
             )
             raise StoppedError from error
         for leaf, part in zip(self._layout.leaves, parts, strict=True):
@@ -186,63 +94,34 @@ class Player:
                 check_observation(leaf, part, "the environment", call)
             except EnvironmentFault as fault:
                 inspection.problem(f"observation {leaf.path}", f"{fault}; mend it or its space")
-                raise StoppedError from fault
-            self._values(leaf, np.asarray(part), call)
+                continue
+            check_values(inspection, self._layout, leaf, np.asarray(part), call)
             if leaf.kind == "mask":
                 self._mask = np.array(part)
-        return [np.array(part) for part in parts]
-
-    def _values(self, leaf: Leaf, array: np.ndarray[Any, Any], call: str) -> None:
-        """Looks for NaN and for values outside a box."""
-        at = f" at {leaf.path!r}" if leaf.path else ""
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            self._inspection.problem(
-                f"finite {leaf.path}",
-                f"{call} returned {array[place]} in the observation{at}, index {list(place)}; no"
-                " network learns from that: find where it arises, or clip it",
-            )
-        space: Any = self._layout.space
-        for name in leaf.path.split("/") if leaf.path else ():
-            space = space[int(name)] if isinstance(space, spaces.Tuple) else space[name]
-        if isinstance(space, spaces.Box):
-            outside = (array < space.low) | (array > space.high)
-            if outside.any():
-                place = tuple(int(i) for i in np.argwhere(outside)[0])
-                self._inspection.note(
-                    f"bounds {leaf.path}",
-                    f"{call} returned {array[place]} in the observation{at}, index {list(place)},"
-                    f" outside its bounds {space.low[place]} to {space.high[place]}; widen them",
-                )
+        try:
+            return [np.array(part) for part in parts]
+        except ValueError as error:  # rows of unequal length, which is told already
+            raise StoppedError from error
 
     def _watch_buffers(self, observation: Any) -> None:
         """Sees whether an observation that was handed out has changed since."""
         for earlier, then in self._kept:
             if not same(earlier, then):
-                self._inspection.note(
+                self._inspection.problem(
                     "aliasing",
-                    "an observation changes after it was returned: the environment reuses its"
-                    " buffer, and whoever keeps it sees later values; return a copy",
+                    "an observation that reset or step returned is changed by the next step: the"
+                    " environment writes into the same array, and whoever keeps it, such as a frame"
+                    " stack, sees later values; return observation.copy()",
                 )
-        self._kept = [(observation, copy.deepcopy(observation))]
+        try:
+            self._kept = [(observation, copy.deepcopy(observation))]
+        except Exception:  # what is no observation at all is told elsewhere
+            self._kept = []
 
     def sample(self) -> Any:
         """An action, one that the environment allows where it tells."""
-        space = self.env.action_space
         mask = self._info.get(MASK) if self._layout.mask is None else self._mask
-        if mask is None or not self._actions.categorical:
-            return space.sample()
-        allowed = np.asarray(mask) != 0
-        expected = (self._actions.num_parameters,)
-        if allowed.shape != expected or not has_choice(self._actions, allowed):
-            fault = "allows no action, and the episode has not ended"
-            if allowed.shape != expected:
-                fault = f"has the shape {allowed.shape}; {space} needs {expected}"
-            self._inspection.problem("mask", f"the action mask {fault}")
-            raise StoppedError
-        columns = [np.flatnonzero(allowed[head.parameters]) for head in self._actions.heads]
-        row = np.array([int(space.np_random.choice(column)) for column in columns])
-        return self._actions.decode(row[None] if self._actions.shape else row)[0]
+        return allowed_action(self._inspection, self._actions, mask)
 
     def step(self, action: Any, number: int) -> Step:
         """Takes a step."""
@@ -255,23 +134,118 @@ class Player:
             self._inspection.note(
                 "action", f"{call} changed the action it was given; work on a copy of it"
             )
+        if not isinstance(result, tuple | list) or len(result) != 5:
+            size = f" of {len(result)}" if isinstance(result, tuple | list) else ""
+            self._inspection.problem(
+                "step",
+                f"{call} returned a {type(result).__name__}{size}, expected the tuple of 5; write"
+                " `return observation, reward, terminated, truncated, {}`, where terminated is an"
+                " end of the task itself and truncated one from outside, such as a time limit",
+            )
+            raise StoppedError
+        observation, reward, terminated, truncated, info = result
+        reward = self._reward(reward, call)
+        over = [
+            self._flag(name, flag, call)
+            for name, flag in (("terminated", terminated), ("truncated", truncated))
+        ]
+        fine = self._fine("info", "write `{}` in its place", call, check_info, info)
+        self._info = info if fine else {}
+        if self._info.get("TimeLimit.truncated") and over[0]:
+            self._inspection.problem(
+                "limit",
+                f"{call} returned terminated=True and says in info['TimeLimit.truncated'] that only"
+                " the time was over; return terminated=False, truncated=True, so that what lies"
+                " beyond the limit keeps its value",
+            )
+        leaves = self._observation(observation, call)
+        return Step(leaves, reward, over[0], over[1])
+
+    def _fine(
+        self, kind: str, mend: str, call: str, check: Callable[..., None], *args: Any
+    ) -> bool:
+        """Whether a check of a part of a step's result finds nothing."""
         try:
-            check_step(result, self._layout, "the environment")
+            check(*args, call)
         except EnvironmentFault as fault:
-            self._inspection.problem("step", f"{fault} (step {number}); mend step or the spaces")
-            raise StoppedError from fault
-        observation, reward, terminated, truncated, self._info = result
-        for name, flag in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(flag, bool | np.bool_):
-                self._inspection.problem(
-                    name, f"{call} returned {name}={flag!r}; write bool(...) around it"
-                )
+            self._inspection.problem(kind, f"{fault}; {mend}")
+            return False
+        return True
+
+    def _reward(self, reward: Any, call: str) -> float:
+        if not self._fine("reward", "return float(reward)", call, check_reward, reward):
+            return 0.0
         if not np.isfinite(reward):
             self._inspection.problem(
                 "reward", f"{call} returned the reward {reward}; find where it arises, or clip it"
             )
-        leaves = self._observation(observation, call)
-        return Step(leaves, float(reward), bool(terminated or truncated))
+        return float(reward)
+
+    def _flag(self, name: str, flag: Any, call: str) -> bool:
+        if not self._fine(name, "write bool(...) around it", call, check_flag, name, flag):
+            return False
+        if not isinstance(flag, bool | np.bool_):
+            self._inspection.problem(
+                name, f"{call} returned {name}={flag!r}; write bool(...) around it"
+            )
+        return bool(flag)
+
+
+def allowed_action(inspection: Inspection, actions: ActionLayout, mask: Any) -> Any:
+    """A random action of a space, by the space's own generator, that a mask allows if given."""
+    space = actions.space
+    if mask is None or not actions.categorical:
+        return space.sample()
+    allowed = np.asarray(mask) != 0
+    expected = (actions.num_parameters,)
+    if allowed.shape != expected or not has_choice(actions, allowed):
+        fault = "allows no action, and the episode has not ended; allow one, or end it before"
+        if allowed.shape != expected:
+            fault = f"has the shape {allowed.shape}; {space} needs {expected}"
+        inspection.problem("mask", f"the action mask {fault}")
+        raise StoppedError
+    columns = [np.flatnonzero(allowed[head.parameters]) for head in actions.heads]
+    row = np.array([int(space.np_random.choice(column)) for column in columns])
+    return actions.decode(row[None] if actions.shape else row)[0]
+
+
+def check_values(
+    inspection: Inspection, layout: ObservationLayout, leaf: Leaf, array: Array, call: str
+) -> None:
+    """Looks for NaN, for values outside a box and for another dtype in a leaf, or a batch of it."""
+    at = f" at {leaf.path!r}" if leaf.path else ""
+    finite = np.isfinite(array) if array.dtype.kind == "f" else np.ones(array.shape, np.bool_)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        inspection.problem(
+            f"finite {leaf.path}",
+            f"{call} returned {array[place]} in the observation{at}, index {list(place)}; no"
+            " network learns from that: find where it arises, or clip it",
+        )
+    space: Any = layout.space
+    for name in leaf.path.split("/") if leaf.path else ():
+        space = space[int(name)] if isinstance(space, spaces.Tuple) else space[name]
+    if not isinstance(space, spaces.Box) or leaf.kind == "mask":
+        return
+    low, high = np.broadcast_arrays(space.low, space.high)
+    room = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(low), low, 0)))  # for rounding
+    above = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(high), high, 0)))
+    outside = ((array < low - room) | (array > high + above)) & finite
+    if outside.any():
+        place = tuple(int(i) for i in np.argwhere(outside)[0])
+        own = place[array.ndim - low.ndim :]
+        inspection.problem(
+            f"bounds {leaf.path}",
+            f"{call} returned {array[place]} in the observation{at}, index {list(place)}, outside"
+            f" its bounds {low[own]} to {high[own]}; clip it, or widen the bounds of the"
+            " observation space",
+        )
+    elif array.dtype != space.dtype and space.dtype is not None:
+        inspection.note(
+            f"dtype {leaf.path}",
+            f"{call} returned the observation{at} as {array.dtype}, its space says {space.dtype}:"
+            f" it is converted at every step; write .astype(np.{np.dtype(space.dtype).name})",
+        )
 
 
 def same(first: Any, second: Any) -> bool:
