@@ -81,6 +81,7 @@ def release(directory: Path) -> None:
     (directory / "hold").unlink()
 
 
-def nodes_held(directory: Path) -> list[str]:
-    """The node of every process that waits, one entry each."""
-    return sorted(note.read_text() for note in directory.glob("held-*[0-9]"))
+def held(directory: Path) -> dict[int, str]:
+    """Of every process that waits: its id, and its node."""
+    notes = directory.glob("held-*[0-9]")
+    return {int(note.name.partition("-")[2]): note.read_text() for note in notes}

@@ -7,11 +7,14 @@ nothing is open to other machines.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,14 +70,21 @@ class Nodes:
         """That no actor has reserved."""
         return float(self._cluster.global_state.available_resources().get("CPU", 0.0))
 
-    def kill(self, node: Any) -> None:
-        """SIGKILL for everything that the node consists of."""
+    def kill(self, node: Any, held: Mapping[int, str]) -> None:
+        """SIGKILL for all that the node consists of, its actors at once: `held` says where each is.
+
+        They would end by themselves, but could do some more work before.
+        """
         self._cluster.remove_node(node, allow_graceful=False)
+        for pid, its_node in held.items():
+            if its_node == node.node_id:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Ends the nodes that are left; there is nothing to wait for any more."""
         for node in [*self._cluster.worker_nodes, self._cluster.head_node]:
-            self.kill(node)
+            self.kill(node, {})
 
     def _next_address(self) -> str:
         # Not 127.0.0.1, which Ray takes to mean the machine's address in the network.

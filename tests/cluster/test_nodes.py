@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.counted import hold, nodes_held, release
+from tests.cluster.counted import held, hold, release
 from tests.cluster.nodes import cluster, running
 from tests.cluster.outcome import MIDDLE, calm, check_outcome, on_ray, settings
 
@@ -31,9 +31,9 @@ def test_a_node_killed_in_a_fragment_costs_that_fragment_alone(tmp_path: Path) -
         expected = calm(tmp_path / "calm", same)
         nodes.wait()
         with running(tmp_path / "run", same + on_ray(nodes.address, tmp_path)) as run:
-            run.until(lambda: len(nodes_held(tmp_path)) == 2)
-            assert nodes_held(tmp_path) == sorted([nodes.head, second.node_id])
-            nodes.kill(second)
+            run.until(lambda: len(held(tmp_path)) == 2)
+            assert sorted(held(tmp_path).values()) == sorted([nodes.head, second.node_id])
+            nodes.kill(second, held(tmp_path))
             release(tmp_path)
             run.end()
     check_outcome(run, tmp_path, expected, steps=1536, lost=1)
@@ -51,9 +51,9 @@ def test_runners_wait_for_the_node_that_replaces_a_dead_one(tmp_path: Path) -> N
         with running(tmp_path / "run", arguments) as run:
             run.until(lambda: "no room yet for 2 x 1 cpu (strict_spread)" in run.log.read_text())
             second = nodes.add(cpus=2)
-            run.until(lambda: len(nodes_held(tmp_path)) == 2)
-            assert nodes_held(tmp_path) == sorted([first.node_id, second.node_id])
-            nodes.kill(second)
+            run.until(lambda: len(held(tmp_path)) == 2)
+            assert sorted(held(tmp_path).values()) == sorted([first.node_id, second.node_id])
+            nodes.kill(second, held(tmp_path))
             release(tmp_path)
             run.until(lambda: "waits for 1 cpu" in run.log.read_text())
             nodes.add(cpus=1)
@@ -71,7 +71,7 @@ def test_elastic_runners_use_what_is_there_and_the_bits_do_not_tell(tmp_path: Pa
     with cluster(head_cpus=0) as nodes:
         first = nodes.add(cpus=1)
         with running(tmp_path / "run", same + on_ray(nodes.address, tmp_path)) as run:
-            run.until(lambda: nodes_held(tmp_path) == [first.node_id])
+            run.until(lambda: list(held(tmp_path).values()) == [first.node_id])
             assert run.last("sampler/alive") == 1
             second = nodes.add(cpus=3)
             run.until(lambda: nodes.free_cpus() == 0)
@@ -79,9 +79,9 @@ def test_elastic_runners_use_what_is_there_and_the_bits_do_not_tell(tmp_path: Pa
             release(tmp_path)
             run.until(lambda: run.last("sampler/alive") == 4)
             hold(tmp_path, at=0)
-            run.until(lambda: len(nodes_held(tmp_path)) == 4)
-            assert nodes_held(tmp_path) == sorted([first.node_id, *[second.node_id] * 3])
-            nodes.kill(first)
+            run.until(lambda: len(held(tmp_path)) == 4)
+            assert sorted(held(tmp_path).values()) == sorted([first.node_id, *[second.node_id] * 3])
+            nodes.kill(first, held(tmp_path))
             release(tmp_path)
             run.end()
     assert run.last("sampler/alive") == 3
