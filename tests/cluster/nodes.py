@@ -29,6 +29,7 @@ HEALTH = {
     "health_check_failure_threshold": 5,
 }
 """Ray would notice after a quarter of a minute that a node is gone."""
+TRAIN = (sys.executable, "-m", "rl", "train")
 SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
 
 
@@ -105,12 +106,14 @@ def cluster(head_cpus: int) -> Iterator[Nodes]:
 class Run:
     """`rl train` in a process of its own."""
 
-    def __init__(self, directory: Path, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, arguments: Sequence[str], command: Sequence[str] = TRAIN
+    ) -> None:
         self.directory = directory
         self.log = directory.with_suffix(".log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rl", "train", *arguments, "--run-dir", str(directory)],
+                [*command, *arguments, "--run-dir", str(directory)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -143,9 +146,11 @@ class Run:
 
 
 @contextmanager
-def running(directory: Path, arguments: Sequence[str]) -> Iterator[Run]:
+def running(
+    directory: Path, arguments: Sequence[str], command: Sequence[str] = TRAIN
+) -> Iterator[Run]:
     """A run that does not outlive its test."""
-    run = Run(directory, arguments)
+    run = Run(directory, arguments, command)
     try:
         yield run
     finally:
