@@ -16,7 +16,7 @@ from pathlib import Path
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 ADDRESS = f"{NEAR}:6379"
-UNSHARE = "unshare --net --pid --fork --mount --mount-proc --kill-child=KILL".split()
+UNSHARE = ["unshare", "--net", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child=KILL"]
 NODE = [
     *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
     *("--num-cpus", "2", "--object-store-memory", str(100 * 2**20)),

@@ -27,7 +27,7 @@ def may_unshare() -> None:
     """Skips where namespaces are not allowed."""
     try:
         tried = subprocess.run(
-            [*UNSHARE, *"ip link add one type veth peer name two".split()],
+            [*UNSHARE, "ip", "link", "add", "one", "type", "veth", "peer", "name", "two"],
             capture_output=True,
             text=True,
             check=False,
