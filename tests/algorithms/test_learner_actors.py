@@ -12,13 +12,33 @@ import pytest
 from rl.algorithms.algorithm import Algorithm
 from rl.algorithms.dqn import DQNConfig
 from rl.algorithms.ppo import PPOConfig
+from rl.algorithms.sac import SACConfig
+from rl.algorithms.td3 import TD3Config
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.learning.devices import devices_of_ranks
 from rl.core.learning.learner_actors import LearnerActors
-from rl.errors import ConfigError
+from rl.core.learning.learner_rank import LearnerRank
+from rl.errors import ConfigError, RuntimeFault
 from rl.testing.algorithms import weights_of
 
 State = dict[str, np.ndarray[Any, Any]]
+
+
+CONTINUOUS: dict[str, Any] = {
+    "env": "Pendulum-v1",
+    "seed": 3,
+    "hidden_sizes": (32, 32),
+    "rollout_length": 4,
+    "buffer_size": 300,
+    "batch_size": 31,
+    "learning_starts": 50,
+    "updates_per_step": 0.25,
+    "env_runners": {"num": 2, "envs_per_runner": 4},
+}
+
+
+def _learners(learners: int | dict[str, Any]) -> dict[str, Any]:
+    return {"num": learners} if isinstance(learners, int) else learners
 
 
 def ppo_config(learners: int | dict[str, Any], **settings: Any) -> PPOConfig:
@@ -32,7 +52,7 @@ def ppo_config(learners: int | dict[str, Any], **settings: Any) -> PPOConfig:
             "normalize_observations": True,
             "normalize_rewards": True,
             "env_runners": {"num": 2, "envs_per_runner": 4},
-            "learners": {"num": learners} if isinstance(learners, int) else learners,
+            "learners": _learners(learners),
             **settings,
         }
     )
@@ -52,10 +72,18 @@ def dqn_config(learners: int | dict[str, Any], **settings: Any) -> DQNConfig:
             "prioritized": True,
             "normalize_observations": True,
             "env_runners": {"num": 2, "envs_per_runner": 4},
-            "learners": {"num": learners} if isinstance(learners, int) else learners,
+            "learners": _learners(learners),
             **settings,
         }
     )
+
+
+def sac_config(learners: int | dict[str, Any], **settings: Any) -> SACConfig:
+    return SACConfig(**CONTINUOUS | {"learners": _learners(learners), **settings})
+
+
+def td3_config(learners: int | dict[str, Any], **settings: Any) -> TD3Config:
+    return TD3Config(**CONTINUOUS | {"learners": _learners(learners), **settings})
 
 
 def learnt(config: AlgorithmConfig, iterations: int) -> State:
@@ -110,7 +138,26 @@ def test_one_learner_elsewhere_gives_the_bits_of_the_driver_and_two_almost(confi
     assert two["generator"].tobytes() == here["generator"].tobytes()
 
 
-@pytest.mark.parametrize("config_of", [ppo_config, dqn_config])
+@pytest.mark.parametrize(
+    "config_of", [sac_config, pytest.param(td3_config, marks=pytest.mark.slow)]
+)
+def test_two_learners_of_an_actor_and_its_critics_are_almost_one(config_of: Any) -> None:
+    here, two = learnt(config_of(0), 4), learnt(config_of(2), 4)
+    assert here["counters"].tolist() == two["counters"].tolist()
+    assert here["counters"].max() > 10, "something was learnt"
+    assert_close(here, two)
+    assert two["generator"].tobytes() == here["generator"].tobytes()
+
+
+@pytest.mark.parametrize(
+    "config_of",
+    [
+        ppo_config,
+        dqn_config,
+        pytest.param(sac_config, marks=pytest.mark.slow),
+        pytest.param(td3_config, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("victims", [(1, 0)])
 def test_killed_learners_change_nothing(config_of: Any, victims: tuple[int, ...]) -> None:
     iterations = 9
@@ -122,14 +169,14 @@ def test_killed_learners_change_nothing(config_of: Any, victims: tuple[int, ...]
         for iteration in range(iterations):
             if iteration in (3, 6):
                 rank = victims[iteration // 3 - 1]
-                _kill_in_update(algorithm, rank)
+                kill_in_update(algorithm, rank)
             algorithm.train()
         restarts = group_of(algorithm).health()["learners/restarts"]
         assert restarts == 2
         assert weights_of(algorithm) == expected
 
 
-def _kill_in_update(algorithm: Algorithm[Any], rank: int) -> None:
+def kill_in_update(algorithm: Algorithm[Any], rank: int) -> None:
     """Has a rank killed once the next update is under way."""
     group = group_of(algorithm)
     together = group._together
@@ -140,6 +187,33 @@ def _kill_in_update(algorithm: Algorithm[Any], rank: int) -> None:
         return together(number, method, *args)
 
     group._together = killing  # type: ignore[method-assign]
+
+
+def test_a_learner_that_hangs_is_replaced_and_one_that_strays_ends_the_run() -> None:
+    here = learnt(ppo_config(0), 3)
+    two = {"num": 2, "timeout": 2.0, "check_interval": 1}
+    with ppo_config(two).build() as algorithm:
+        algorithm.train()
+        group, stopped = group_of(algorithm), pid_of(algorithm, 1)
+        os.kill(stopped, signal.SIGSTOP)
+        began = time.monotonic()
+        algorithm.train()
+        assert 2 < time.monotonic() - began < 60, "as long as learners.timeout, about"
+        algorithm.train()
+        assert group.health()["learners/restarts"] == 1
+        assert pid_of(algorithm, 1) != stopped
+        state = group.get_state()
+        assert_close(here, state)
+
+        name = next(name for name in state if name.endswith("weight"))
+        strayed = dict(state) | {name: np.nextafter(state[name], np.float32(9))}
+        group._ranks[1].call(LearnerRank.set_state, strayed).result()
+        with pytest.raises(
+            RuntimeFault, match=r"no longer hold the same weights .* 1 has \w+"
+        ) as end:
+            algorithm.train()
+        assert end.value.exit_code == 4
+        assert group.health()["learners/restarts"] == 1
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,10 @@ def test_lunar_lander_lands() -> None:
 @pytest.mark.timeout(1800)
 def test_acrobot_swings_up() -> None:
     assert _second_best(_evaluations("Acrobot-v1", total_steps=300_000)) >= -100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("env", "least"), [("CartPole-v1", 475), ("Pendulum-v1", -250)])
+def test_two_learners_learn_as_one(env: str, least: float) -> None:
+    assert _evaluations(env, seeds=(1,), learners={"num": 2})[0] >= least
