@@ -15,7 +15,6 @@ import os
 import statistics
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,17 @@ import numpy as np
 import numpy.typing as npt
 from _pairs import commit, parser, run_once
 
-from rl.algorithms.ppo import PPO, PPOConfig
-from rl.core.runtime import Runtime
-
-CONFIG = PPOConfig(
-    env="CartPole-v1",
-    total_steps=10**9,
-    rollout_length=128,
-    minibatch_size=256,
-    num_epochs=4,
-    learning_rate=3e-4,
-    entropy_coef=0.01,
-    max_grad_norm=0.5,
-).with_env_runners(num=2, envs_per_runner=4)
+SETTINGS: dict[str, Any] = {
+    "env": "CartPole-v1",
+    "total_steps": 10**9,
+    "rollout_length": 128,
+    "minibatch_size": 256,
+    "num_epochs": 4,
+    "learning_rate": 3e-4,
+    "entropy_coef": 0.01,
+    "max_grad_norm": 0.5,
+    "env_runners": {"num": 2, "envs_per_runner": 4},
+}
 STORE = 600 * 2**20
 
 
@@ -51,7 +48,9 @@ def measured(train: Any, env_steps: Any, steps: int) -> float:
 
 def ours(engine: str, steps: int, seed: int) -> dict[str, Any]:
     """One run of PPO on an engine."""
-    with PPO(replace(CONFIG.with_runtime(engine=engine), seed=seed)) as ppo:
+    from rl.algorithms.ppo import PPO, PPOConfig
+
+    with PPO(PPOConfig(**SETTINGS, seed=seed, runtime={"engine": engine})) as ppo:
         speed = measured(ppo.train, lambda: ppo.env_steps, steps)
         return {"steps_per_second": speed, "return": ppo.window.return_mean}
 
@@ -126,6 +125,8 @@ class Reader:
 
 def broadcast(rounds: int) -> dict[str, Any]:
     """Seconds from `put` until four actors have read 100 MB."""
+    from rl.core.runtime import Runtime
+
     weights = np.ones(100 * 2**20 // 4, np.float32)
     taken, copied = [], []
     with Runtime("ray") as runtime:
