@@ -26,6 +26,7 @@ from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.devices import device_problems
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.learner_actors import LearnerActors
+from rl.core.models.encoder_rules import check_encoder
 from rl.core.models.policy import Policy
 from rl.core.models.torch_actor import actor_factory
 from rl.core.records.checkpoint import Checkpoint, write_checkpoint
@@ -54,6 +55,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         """
         self.config = config.checked(device_problems(config))
         self.spaces = describe_env(config)
+        check_encoder(config, self.spaces)
         self.env_steps = 0
         self.iteration = 0
         self.window = EpisodeWindow(config.metrics.window)

@@ -85,6 +85,8 @@ class DQNLearner(Learner[DQNConfig]):
                 config.dueling,
                 *config.atoms,
                 noisy_sigma=config.noisy_sigma if config.noisy else 0.0,
+                encoder=config.encoder,
+                encoder_kwargs=config.encoder_kwargs,
             )
         )
 

@@ -101,6 +101,8 @@ class PPOLearner(Learner[PPOConfig]):
                 log_std_init=config.log_std_init,
                 memory=config.memory,
                 memory_size=config.memory_size,
+                encoder=config.encoder,
+                encoder_kwargs=config.encoder_kwargs,
             )
         )
 

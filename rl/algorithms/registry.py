@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.problems import near_name
+from rl.configs.references import load_named
 from rl.configs.trust import check_imports
 from rl.configs.yaml_io import SettingsFile, located, read_settings, read_settings_file
 from rl.errors import ConfigError, UsageError
 
 __all__ = [
     "ALGORITHMS",
-    "AlgorithmImportError",
     "algorithm_names",
     "config_class",
     "load_config",
@@ -31,40 +29,9 @@ ALGORITHMS: Mapping[str, str] = {
 """Short name -> where its config class is. Imported when asked for."""
 
 
-class AlgorithmImportError(UsageError):
-    """The module of a user's algorithm raised; the cause is its own error."""
-
-    shows_cause = True
-
-
 def algorithm_names() -> Iterator[str]:
     """Yields the short names."""
     yield from ALGORITHMS
-
-
-def _absent(module: str, error: ModuleNotFoundError) -> bool:
-    """Whether the module itself is missing, rather than something that it imports."""
-    return error.name is not None and (module == error.name or module.startswith(f"{error.name}."))
-
-
-def _import(reference: str, module: str) -> object:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if _absent(module, error):
-            raise UsageError(
-                f"the algorithm {reference!r} names the module {error.name}, which Python does not"
-                f" find; it looked in {sys.path[0] or '.'} and the installed packages"
-            ) from None
-        raise AlgorithmImportError(
-            f"the algorithm {reference!r} cannot be imported: {module} needs the module"
-            f" {error.name}, which is not installed"
-        ) from error
-    except Exception as error:
-        raise AlgorithmImportError(
-            f"the algorithm {reference!r} cannot be imported: {module} raised"
-            f" {type(error).__name__}: {error}"
-        ) from error
 
 
 def config_class(name: str) -> type[AlgorithmConfig]:
@@ -72,7 +39,7 @@ def config_class(name: str) -> type[AlgorithmConfig]:
 
     Raises:
         UsageError: There is none.
-        AlgorithmImportError: Its module raised.
+        UserImportError: Its module raised.
     """
     reference = ALGORITHMS.get(name, name)
     module, colon, attribute = reference.partition(":")
@@ -82,12 +49,7 @@ def config_class(name: str) -> type[AlgorithmConfig]:
         raise UsageError(
             f"there is no algorithm {name!r}; {mend} One of your own is named package.module:Class"
         )
-    found = getattr(_import(name, module), attribute, None)
-    if found is None:
-        names = [key for key in vars(sys.modules[module]) if not key.startswith("_")]
-        meant = near_name(attribute, names)
-        mend = f"; did you mean {module}:{meant}?" if meant else ""
-        raise UsageError(f"the module {module} has no {attribute!r}{mend}")
+    found = load_named("the algorithm", reference)
     if not (isinstance(found, type) and issubclass(found, AlgorithmConfig)):
         raise UsageError(f"{name} is {found!r}, not a subclass of rl.AlgorithmConfig")
     if "__pydantic_validator__" not in vars(found):

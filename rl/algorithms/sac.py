@@ -85,13 +85,10 @@ class SACLearner(Learner[SACConfig]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, "critics"))
             self.critics = TwinCritics(
-                spaces.observation,
+                self.module.spec,
                 actions.num_columns if continuous else 0,
                 1 if continuous else actions.num_parameters,
-                config.hidden_sizes,
-                config.activation,
                 self.module.encoder.normalizer,
-                config.image_encoder,
             ).to(self.device)
         self.others["critics"] = FlatParameters(self.critics.parameters(), config.learning_rate)
         vector = self.others["critics"].vector
@@ -131,6 +128,8 @@ class SACLearner(Learner[SACConfig]):
             config.activation,
             config.normalize_observations,
             config.image_encoder,
+            encoder=config.encoder,
+            encoder_kwargs=config.encoder_kwargs,
         )
         discrete = isinstance(spaces.action, gymnasium.spaces.Discrete)
         return CategoricalPolicy(spec) if discrete else SquashedPolicy(spec)

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rl.configs.algorithm_config import AlgorithmConfig
+from rl.configs.references import name_of
 from rl.core.data.blocks import STATE, Part
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
@@ -69,7 +70,12 @@ def newest_checkpoint(path: Path) -> Checkpoint:
 
 
 def portable(config: ConfigT) -> ConfigT:
-    """The config as a file can hold it: an environment that is a callable is only named."""
+    """The config as a file can hold it: an environment that is a callable is only named.
+
+    So is the class of an encoder that is in no module.
+    """
+    if isinstance(config.encoder, type) and "<locals>" in config.encoder.__qualname__:
+        config = replace(config, encoder=name_of(config.encoder))
     return config if isinstance(config.env, str) else replace(config, env=config.env_id)
 
 

@@ -64,13 +64,10 @@ class TD3Learner(Learner[TD3Config]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, "critics"))
             self.critics = TwinCritics(
-                spaces.observation,
+                self.module.spec,
                 self.module.action_layout.num_columns,
                 1,
-                config.hidden_sizes,
-                config.activation,
                 self.module.encoder.normalizer,
-                config.image_encoder,
             ).to(self.device)
         self.others["critics"] = FlatParameters(self.critics.parameters(), config.learning_rate)
         vector = self.others["critics"].vector
@@ -94,6 +91,8 @@ class TD3Learner(Learner[TD3Config]):
                 config.activation,
                 config.normalize_observations,
                 config.image_encoder,
+                encoder=config.encoder,
+                encoder_kwargs=config.encoder_kwargs,
             )
         )
 

@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
     from rl.env_runners.evaluation import evaluate_policy
 
     evaluation = evaluate_policy(
-        Policy.load(directory),
+        Policy.load(directory, imports=trusted_modules(line)),
         EnvironmentFactory.of(config, describe_env(config)).for_evaluation(),
         episodes,
         seed,

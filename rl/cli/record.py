@@ -7,6 +7,7 @@ from pathlib import Path
 from rl.algorithms.registry import load_config
 from rl.cli.evaluate import config_file, policy_directory, whole_number
 from rl.cli.flags import Flag, parse, unknown_flags
+from rl.cli.train import TRUST, trusted_modules
 from rl.errors import ConfigError, Problem, UsageError
 
 __all__ = ["main"]
@@ -16,6 +17,7 @@ FLAGS = (
     Flag("seed", "Root of the seeds of the episodes.", "INT", ("0",)),
     Flag("steps", "Environment steps of an episode that are shown at most.", "INT", ("1000",)),
     Flag("out", "File: .mp4 or .gif. (default: a new .mp4 in the run's videos/)", "FILE"),
+    TRUST,
 )
 
 
@@ -39,7 +41,8 @@ def main(arguments: list[str]) -> int:
     if not path.is_dir():
         raise UsageError(f"{path} is no directory; give a run, such as runs/first")
     settings = config_file(path)
-    config, directory = load_config(settings), policy_directory(path)
+    trusted = trusted_modules(line)
+    config, directory = load_config(settings, trusted), policy_directory(path)
 
     from rl.env_runners.recording import check_writer, record_episodes, write_video
 
@@ -50,7 +53,8 @@ def main(arguments: list[str]) -> int:
     from rl.env_runners.environments import EnvironmentFactory, describe_env
 
     factory = EnvironmentFactory.of(config, describe_env(config)).for_evaluation("rgb_array")
-    frames, returns, rate = record_episodes(Policy.load(directory), factory, episodes, seed, steps)
+    policy = Policy.load(directory, imports=trusted)
+    frames, returns, rate = record_episodes(policy, factory, episodes, seed, steps)
     write_video(out, frames, rate)
     told = ", ".join(f"{value:g}" for value in returns)
     print(f"{out}: {len(frames)} frames, returns {told} ({directory})")

@@ -28,7 +28,8 @@ DESCRIPTION = (
 
 TRUST = Flag(
     "trust",
-    "Modules that the config of a file or a run may name: its algorithm's, its environment's.",
+    "Modules that the config of a file or a run may name: of its algorithm, its"
+    " environment, its encoder.",
     "MODULE ...",
     many=True,
 )

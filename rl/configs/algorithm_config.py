@@ -6,11 +6,20 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from rl.configs.base import FrozenDict, Settings, config, section_update
-from rl.configs.describe import Words
+from rl.configs.kinds import (
+    Amounts,
+    AtLeastOne,
+    Device,
+    Encoder,
+    Environment,
+    NotNegative,
+    Positive,
+    Table,
+    Variables,
+)
 from rl.errors import Problem
 
 if TYPE_CHECKING:
@@ -20,11 +29,14 @@ __all__ = [
     "ALL_ACTIONS",
     "ActionKind",
     "AlgorithmConfig",
+    "AtLeastOne",
     "CheckpointsConfig",
     "EnvRunnersConfig",
     "EvaluationConfig",
     "LearnersConfig",
     "MetricsConfig",
+    "NotNegative",
+    "Positive",
     "RuntimeConfig",
 ]
 
@@ -33,55 +45,6 @@ ActionKind = Literal["discrete", "multi_discrete", "multi_binary", "box", "dict"
 ALL_ACTIONS: frozenset[ActionKind] = frozenset(
     {"discrete", "multi_discrete", "multi_binary", "box", "dict", "tuple"}
 )
-
-
-def _environment(value: object) -> object:
-    if callable(value) or (isinstance(value, str) and value.strip()):
-        return value
-    raise PydanticCustomError("environment", "not an environment")
-
-
-def _plain(value: Any) -> Any:
-    """Makes tuples lists, which is what a settings file can hold, and dicts copies."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _frozen(value: Mapping[str, Any]) -> FrozenDict:
-    return FrozenDict(_plain(value))
-
-
-def _as_text(value: object) -> object:
-    """Numbers are what a file or a flag makes of `1`; a variable of a process is always text."""
-    if not isinstance(value, Mapping):
-        return value
-    return {k: str(v) if type(v) in (int, float) else v for k, v in value.items()}
-
-
-Positive = Annotated[float, Field(gt=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-Environment = Annotated[
-    str | Callable[..., Any],
-    PlainValidator(_environment),
-    Words("an environment's id (`CartPole-v1`, `my_package.envs:Maze-v0`) or a callable"),
-]
-Table = Annotated[Mapping[str, Any], AfterValidator(_frozen)]
-Variables = Annotated[
-    Mapping[str, str],
-    BeforeValidator(_as_text),
-    AfterValidator(_frozen),
-    Words("a table of names and texts"),
-]
-Amounts = Annotated[
-    Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
-    AfterValidator(_frozen),
-    Words("a table of names and numbers of 0 or more"),
-]
-Device = Annotated[
-    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Words("auto, cpu, cuda or cuda:N")
-]
 
 
 @config
@@ -281,6 +244,11 @@ class AlgorithmConfig(Settings):
     """Function between hidden layers."""
     image_encoder: Literal["nature", "impala"] = "nature"
     """Convolutions for images: nature (Mnih et al. 2015) or impala (residual, deeper, slower)."""
+    encoder: Encoder = None
+    """A torch.nn.Module of your own between observation and hidden layers, package.module:Class;
+    none: categories one-hot, images through image_encoder."""
+    encoder_kwargs: Table = FrozenDict()
+    """Arguments it is made with, besides the observation space."""
     max_grad_norm: Positive | None = None
     """Euclidean norm to which the gradient of an update is scaled down; none: no limit."""
     normalize_observations: bool = False
@@ -318,6 +286,7 @@ class AlgorithmConfig(Settings):
                 f"runtime.placement {self.runtime.placement} holds for all runners or for none;"
                 " write spread or pack",
             )
+        yield from self._encoder_problems()
         if self.env_runners.overlap and not self.can_overlap:
             yield Problem(
                 "env_runners.overlap",
@@ -330,6 +299,16 @@ class AlgorithmConfig(Settings):
                 f"{self.learners.num} learners must run at the same time, but runtime.engine inline"
                 " has one process and runs one thing after the other; write runtime.engine process"
                 " or learners.num 0",
+            )
+
+    def _encoder_problems(self) -> Iterator[Problem]:
+        if self.encoder is None and self.encoder_kwargs:
+            yield Problem("encoder_kwargs", "have no effect without encoder; leave them out")
+        if self.encoder is not None and self.image_encoder != "nature":
+            yield Problem(
+                "image_encoder",
+                f"{self.image_encoder!r} has no effect beside encoder, which sees images itself;"
+                " leave one of them out",
             )
 
     @property

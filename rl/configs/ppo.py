@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from rl.configs.algorithm_config import AlgorithmConfig, AtLeastOne, EnvRunnersConfig, Positive
+from rl.configs.algorithm_config import AlgorithmConfig, EnvRunnersConfig
 from rl.configs.base import config
+from rl.configs.kinds import AtLeastOne, Positive
 from rl.errors import Problem
 
 if TYPE_CHECKING:

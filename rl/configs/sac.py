@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from rl.configs.algorithm_config import (
-    ActionKind,
-    AlgorithmConfig,
-    AtLeastOne,
-    EnvRunnersConfig,
-    MetricsConfig,
-    NotNegative,
-    Positive,
-)
+from rl.configs.algorithm_config import ActionKind, AlgorithmConfig, EnvRunnersConfig, MetricsConfig
 from rl.configs.base import config
 from rl.configs.describe import Words
+from rl.configs.kinds import AtLeastOne, NotNegative, Positive
 from rl.configs.replay import PRIORITY_DEFAULTS, Share, replay_problems
 from rl.errors import Problem
 

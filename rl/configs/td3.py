@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from rl.configs.algorithm_config import (
-    ActionKind,
-    AlgorithmConfig,
-    AtLeastOne,
-    EnvRunnersConfig,
-    MetricsConfig,
-    NotNegative,
-    Positive,
-)
+from rl.configs.algorithm_config import ActionKind, AlgorithmConfig, EnvRunnersConfig, MetricsConfig
 from rl.configs.base import config
+from rl.configs.kinds import AtLeastOne, NotNegative, Positive
 from rl.configs.replay import PRIORITY_DEFAULTS, Share, replay_problems
 from rl.errors import Problem
 

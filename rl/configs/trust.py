@@ -13,7 +13,13 @@ from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.yaml_io import SettingsFile
 from rl.errors import UsageError
 
-__all__ = ["check_imports", "imports_of"]
+__all__ = ["check_imports", "imports_of", "may_import"]
+
+
+def may_import(reference: str, allowed: Collection[str] = ()) -> bool:
+    """Whether a file may name `package.module:Class`: it is imported already, or allowed."""
+    module = _module(reference)
+    return module is not None and _allowed(module, allowed)
 
 
 def _module(reference: object) -> str | None:
@@ -32,17 +38,18 @@ def _allowed(module: str, allowed: Collection[str]) -> bool:
 def check_imports(
     file: SettingsFile, allowed: Collection[str] = (), *, replaced: Collection[str] = ()
 ) -> None:
-    """Checks the algorithm and the environment that a file names.
+    """Checks the algorithm, the environment and the encoder that a file names.
 
     Args:
         file: What was read.
         allowed: Modules and packages that it may name.
-        replaced: `algo` or `env`, where something stronger than the file says what it is.
+        replaced: Of `algo`, `env` and `encoder` what something stronger than the file says.
 
     Raises:
         UsageError: It names a module that is neither imported yet nor allowed.
     """
-    for key, value in (("algo", file.algo), ("env", file.values.get("env"))):
+    named = (file.algo, file.values.get("env"), file.values.get("encoder"))
+    for key, value in zip(("algo", "env", "encoder"), named, strict=True):
         module = _module(value)
         if module is None or key in replaced or _allowed(module, allowed):
             continue
@@ -55,5 +62,5 @@ def check_imports(
 
 def imports_of(config: AlgorithmConfig) -> list[str]:
     """The modules that a file with this config needs to have allowed."""
-    named = (_module(config.reference()), _module(config.env))
+    named = map(_module, (config.reference(), config.env, config.encoder))
     return sorted({module for module in named if module is not None})

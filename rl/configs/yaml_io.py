@@ -13,6 +13,7 @@ import yaml
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.base import Settings
 from rl.configs.problems import shown
+from rl.configs.references import name_of
 from rl.errors import ConfigError, Problem, UsageError
 
 __all__ = [
@@ -70,7 +71,11 @@ def _portable(value: object, path: str, problems: list[Problem]) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     mend = "give numbers, text, lists and tables of them"
-    if callable(value):
+    if path == "encoder" and isinstance(value, type):
+        if value.__module__ == "__main__" and "<locals>" not in value.__qualname__:
+            return name_of(value)  # which this program reads back as the class
+        mend = "put the class into a module of its own, and name it package.module:Class"
+    elif callable(value):
         mend = "register it, rl.register_env('my-env', make_env), and set env='my-env'"
     problems.append(Problem(path, f"{shown(value)} cannot be written to a file; {mend}"))
     return None

@@ -5,24 +5,34 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from torch import nn
 
 from rl.core.data.masks import has_choice
-from rl.core.data.spaces import ActionLayout
+from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, first_leaf, tree_map
 from rl.core.data.weights import Weights
 from rl.core.models.actor import draw_noise
+from rl.core.models.encoder_rules import encoder_problems
 from rl.core.models.modules import Module
 from rl.core.models.torch_actor import TorchActor, actor_factory
 
 __all__ = ["check_module"]
 
 
-def check_module(make_module: Callable[[], Module], batch: int = 5) -> None:
+def check_module(
+    make_module: Callable[[], nn.Module],
+    batch: int = 5,
+    observation_space: spaces.Space[Any] | None = None,
+) -> None:
     """Asserts the contract of `Module` on random observations of its space.
+
+    Any other `torch.nn.Module` is an encoder, as `encoder` of a config names one: from observations
+    of `observation_space` to features [N, F]; all rules that it breaks are told at once.
 
     It acts in its action space's layout, greedily or from noise, the same for the same noise, each
     row on its own, and never what a mask forbids; its state is all there is to it; what a runner
@@ -31,7 +41,13 @@ def check_module(make_module: Callable[[], Module], batch: int = 5) -> None:
     Raises:
         AssertionError: A rule is broken; the message says which.
     """
-    module = make_module().eval()
+    made = make_module()
+    if not isinstance(made, Module):
+        assert observation_space is not None, "an encoder needs observation_space=..."
+        broken = encoder_problems(make_module, ObservationLayout(observation_space))
+        assert not broken, "\n".join(f"{type(made).__name__} {text}" for text in broken)
+        return
+    module = made.eval()
     layout, actions = module.observation_layout, module.action_layout
     layout.space.seed(0)
     observations = layout.stack([layout.space.sample() for _ in range(batch)])
@@ -57,7 +73,7 @@ def check_module(make_module: Callable[[], Module], batch: int = 5) -> None:
     for action in actions.decode(sampled.numpy().astype(actions.dtype)):
         assert actions.space.contains(action), f"act: {action} is not in {actions.space}"
     _check_rows(module, observations, greedy.numpy())
-    _check_state(make_module, module, observations, greedy.numpy())
+    _check_state(cast("Callable[[], Module]", make_module), module, observations, greedy.numpy())
     _check_actors(module, observations, noise, (sampled.numpy(), extras))
     if module.memory_size:
         _check_memory(module, observations, noise, sampled.numpy())

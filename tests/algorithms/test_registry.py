@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rl.algorithms.registry import AlgorithmImportError, config_class, load_config, read_config
+from rl.algorithms.registry import config_class, load_config, read_config
 from rl.configs import AlgorithmConfig, PPOConfig, config
+from rl.configs.references import UserImportError
 from rl.configs.yaml_io import to_yaml
 from rl.errors import ConfigError, UsageError
 
@@ -60,12 +61,10 @@ def test_a_name_that_leads_nowhere_says_why(own_module: str, name: str, said: st
 
 
 def test_the_users_own_error_is_kept(own_module: str) -> None:
-    with pytest.raises(
-        AlgorithmImportError, match="registry_broken raised ValueError: mine"
-    ) as error:
+    with pytest.raises(UserImportError, match="registry_broken raised ValueError: mine") as error:
         config_class("registry_broken:X")
     assert isinstance(error.value.__cause__, ValueError)
-    with pytest.raises(AlgorithmImportError, match="needs the module no_such_library") as needy:
+    with pytest.raises(UserImportError, match="needs the module no_such_library") as needy:
         config_class("registry_needy:X")
     assert isinstance(needy.value.__cause__, ModuleNotFoundError)
 

@@ -11,7 +11,7 @@ from rl.testing import check_algorithm
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-@pytest.mark.parametrize("name", ["custom_environment", "use_a_policy"])
+@pytest.mark.parametrize("name", ["custom_environment", "custom_network", "use_a_policy"])
 def test_the_example_runs(name: str) -> None:
     module = importlib.import_module(f"examples.{name}")
     assert isinstance(module.main(total_steps=1000), float)
@@ -28,7 +28,7 @@ def test_reinforce_learns() -> None:
 
 
 def test_every_example_is_short_and_tested() -> None:
-    tested = {"custom_environment", "use_a_policy", "reinforce"}
+    tested = {"custom_environment", "custom_network", "use_a_policy", "reinforce"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) < 100, path.name

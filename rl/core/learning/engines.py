@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from rl.configs.references import name_of
 from rl.core.learning.analytic_mlp import ACTIVATIONS
 from rl.core.models.modules import Module
 from rl.errors import UsageError
@@ -42,6 +43,8 @@ def network_obstacles(module: Module, kind: type[Module]) -> Iterator[str]:
         yield f"the module {type(module).__name__} is not the built-in {kind.__name__}"
         return
     spec: Any = module.spec
+    if spec.encoder is not None:
+        yield f"the encoder {name_of(spec.encoder)} is of your own"
     if module.observation_layout.has_images:
         yield "images need convolutions"
     if spec.activation not in ACTIVATIONS:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rl.core.data.spaces import ActionLayout, Leaf, ObservationLayout
+from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.weights import ParameterTable
 from rl.core.models.actor import ActorFactory
 from rl.core.models.distributions import Distribution, make_distribution
-from rl.core.models.images import NatureCNN, image_encoder
+from rl.core.models.encoders import ObservationEncoder, TensorTree, make_encoder
+from rl.core.models.images import NatureCNN
 from rl.core.models.layers import ACTIVATIONS, initialize, mlp
 from rl.core.models.memory import Memory, Packed
-from rl.core.models.normalizer import Normalizer
 from rl.core.models.numpy_memory import NumpyRecurrentActor
 from rl.core.models.numpy_mlp import NumpyActor
 from rl.core.models.spec import NetworkSpec
@@ -32,8 +32,6 @@ __all__ = [
     "TensorTree",
     "mlp",
 ]
-
-TensorTree = Tensor | dict[str, Tensor]
 
 
 class Module(nn.Module, ABC):
@@ -101,74 +99,6 @@ class Module(nn.Module, ABC):
         return None
 
 
-class ObservationEncoder(nn.Module):
-    """Any observation as one feature vector: categories one-hot, images through a CNN.
-
-    An action mask is no feature.
-    """
-
-    def __init__(
-        self, layout: ObservationLayout, normalize: bool, orthogonal: bool, images: str = "nature"
-    ) -> None:
-        super().__init__()
-        self.layout = layout
-        made = [
-            image_encoder(images, leaf, orthogonal)
-            for leaf in layout.features
-            if leaf.kind == "image"
-        ]
-        self.images = nn.ModuleList(made)
-        self.normalizer = (
-            Normalizer(layout.num_features) if normalize and layout.num_features else None
-        )
-        self.num_outputs = layout.num_features + sum(encoder.num_outputs for encoder in made)
-
-    def vector(self, observations: TensorTree) -> Tensor:
-        """All features but images as they are, [..., layout.num_features]."""
-        parts = [
-            encode_leaf(leaf, _leaf_of(observations, leaf))
-            for leaf in self.layout.features
-            if leaf.kind != "image"
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-    def observe(self, observations: TensorTree) -> None:
-        """Merges observations [N, *obs] into the statistics; raises `UsageError` without any."""
-        if self.normalizer is None:
-            raise UsageError(
-                "normalize_observations has no effect on images, which are scaled to [0, 1] anyway;"
-                " leave it off"
-            )
-        self.normalizer.update(self.vector(observations))
-
-    def forward(self, observations: TensorTree) -> Tensor:
-        features: list[Tensor] = []
-        if self.layout.num_features:
-            vector = self.vector(observations)
-            features.append(vector if self.normalizer is None else self.normalizer(vector))
-        pictures = [leaf for leaf in self.layout.features if leaf.kind == "image"]
-        for leaf, convolutions in zip(pictures, self.images, strict=True):
-            features.append(convolutions(_leaf_of(observations, leaf)))
-        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
-
-
-def _leaf_of(observations: TensorTree, leaf: Leaf) -> Tensor:
-    return observations[leaf.path] if isinstance(observations, dict) else observations
-
-
-def encode_leaf(leaf: Leaf, values: Tensor) -> Tensor:
-    """One leaf [..., *shape] as float features [..., leaf.num_features]."""
-    leading = values.shape[: values.dim() - len(leaf.shape)]
-    if not leaf.sizes:
-        return values.reshape(*leading, leaf.num_features).to(torch.float32)
-    columns = values.reshape(*leading, len(leaf.sizes)).unbind(-1)
-    hot = [
-        nn.functional.one_hot(column.long() - start, size)
-        for column, start, size in zip(columns, leaf.starts, leaf.sizes, strict=True)
-    ]
-    return torch.cat(hot, dim=-1).to(torch.float32)
-
-
 class ActorCritic(Module):
     """A policy and a value function over the same observations; the policy keeps to their mask.
 
@@ -184,9 +114,7 @@ class ActorCritic(Module):
         self.observation_layout = ObservationLayout(spec.observation_space)
         self.action_layout = ActionLayout(spec.action_space)
         orthogonal = spec.orthogonal_init
-        self.encoder = ObservationEncoder(
-            self.observation_layout, spec.normalize_observations, orthogonal, spec.image_encoder
-        )
+        self.encoder = make_encoder(spec, orthogonal)
         inputs = self.encoder.num_outputs
         self.memory_size = spec.state_size
         self.policy_memory = self.value_memory = None
@@ -289,7 +217,7 @@ class ActorCritic(Module):
         self.encoder.observe(observations)
 
     def actor_factory(self) -> ActorFactory | None:
-        if self.observation_layout.has_images:
+        if self.observation_layout.has_images or self.spec.encoder is not None:
             return None
         kind = NumpyActor if self.policy_memory is None else NumpyRecurrentActor
         return functools.partial(kind, self.spec, self.parameter_table())

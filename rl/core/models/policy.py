@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
 from rl.core.models.actor import draw_noise, memory_size_of, parameter_noise_of
 from rl.core.models.distributions import Distribution
+from rl.core.models.encoders import check_named_encoder
 from rl.core.models.modules import ActorCritic, Module
 from rl.core.models.policy_network import (
     CategoricalPolicy,
@@ -305,11 +306,17 @@ class Policy:
             (target / name).write_bytes(content)
 
     @classmethod
-    def load(cls, path: str | Path, seed: int = 0) -> Self:
+    def load(cls, path: str | Path, seed: int = 0, imports: Collection[str] = ()) -> Self:
         """Loads a policy directory, or that of a checkpoint or a run.
 
+        Args:
+            path: The directory.
+            seed: Of the noise of `act(..., deterministic=False)`.
+            imports: Modules that it may have imported, besides those that are already: of an
+                encoder of one's own.
+
         Raises:
-            UsageError: There is none.
+            UsageError: There is none, or it names a module that it may not.
             CheckpointError: It is damaged, of a newer format or of an unknown module.
         """
         directory = _find(Path(path))
@@ -334,6 +341,7 @@ class Policy:
                 f"{directory}: its module is {name!r}, which this program does not know; call"
                 " rl.register_module for it first"
             )
+        check_named_encoder(description, imports, directory)
         module = _builders[name](description)
         _load_state(module, weights, directory)
         return cls(module, seed)

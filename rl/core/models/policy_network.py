@@ -21,7 +21,8 @@ from rl.core.data.action_range import ActionRange
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.models.actor import Actor, ActorFactory
 from rl.core.models.distributions import Categorical, Distribution, SquashedGaussian, masked_logits
-from rl.core.models.modules import Module, ObservationEncoder, TensorTree, mlp
+from rl.core.models.encoders import make_encoder
+from rl.core.models.modules import Module, TensorTree, mlp
 from rl.core.models.numpy_policy import (
     NumpyCategoricalActor,
     NumpyDeterministicActor,
@@ -46,12 +47,7 @@ class PolicyNetwork(Module):
         self.spec = spec
         self.observation_layout = ObservationLayout(spec.observation_space)
         self.action_layout = ActionLayout(spec.action_space)
-        self.encoder = ObservationEncoder(
-            self.observation_layout,
-            spec.normalize_observations,
-            orthogonal=False,
-            images=spec.image_encoder,
-        )
+        self.encoder = make_encoder(spec, orthogonal=False)
         inputs = self.encoder.num_outputs
         self.torso = mlp(inputs, spec.hidden_sizes, spec.activation, orthogonal=False)
         width = spec.hidden_sizes[-1] if spec.hidden_sizes else inputs
@@ -73,7 +69,7 @@ class PolicyNetwork(Module):
         self.encoder.observe(observations)
 
     def actor_factory(self) -> ActorFactory | None:
-        if self.observation_layout.has_images:
+        if self.observation_layout.has_images or self.spec.encoder is not None:
             return None
         return functools.partial(type(self).numpy_actor, self.spec, self.parameter_table())
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.models.actor import ActorFactory
-from rl.core.models.modules import Module, ObservationEncoder, TensorTree, mlp
+from rl.core.models.encoders import make_encoder
+from rl.core.models.modules import Module, TensorTree, mlp
 from rl.core.models.noisy import LayerNoise, NoisyLinear, noise_size, through
 from rl.core.models.numpy_mlp import NumpyQActor
 from rl.core.models.spec import QNetworkSpec
@@ -82,12 +83,7 @@ class QNetwork(Module):
         self.spec = spec
         self.observation_layout = ObservationLayout(spec.observation_space)
         self.action_layout = ActionLayout(spec.action_space)
-        self.encoder = ObservationEncoder(
-            self.observation_layout,
-            spec.normalize_observations,
-            orthogonal=False,
-            images=spec.image_encoder,
-        )
+        self.encoder = make_encoder(spec, orthogonal=False)
         inputs = self.encoder.num_outputs
         linear: Callable[[int, int], nn.Linear] = nn.Linear
         if spec.noisy_sigma > 0:
@@ -161,7 +157,7 @@ class QNetwork(Module):
         self.encoder.observe(observations)
 
     def actor_factory(self) -> ActorFactory | None:
-        if self.observation_layout.has_images:
+        if self.observation_layout.has_images or self.spec.encoder is not None:
             return None
         return functools.partial(NumpyQActor, self.spec, self.parameter_table())
 

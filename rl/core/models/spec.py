@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from gymnasium import spaces
 
+from rl.configs.references import name_of
 from rl.core.data.space_json import space_from_json, space_to_json
 from rl.errors import CheckpointError
 
 __all__ = [
     "LOG_STD_BOUNDS",
     "Activation",
+    "EncoderClass",
     "MemoryKind",
     "NetworkSpec",
     "PolicySpec",
@@ -28,6 +30,9 @@ IMAGE_ENCODERS = ("nature", "impala")
 
 MemoryKind = Literal["gru", "lstm"]
 MEMORIES = ("gru", "lstm")
+
+EncoderClass = str | type[Any]
+"""`package.module:Class`, or the class itself."""
 
 LOG_STD_BOUNDS = (-20.0, 2.0)
 """Of a squashed Gaussian before squashing, as in the paper's code."""
@@ -66,6 +71,12 @@ def _one_of(what: str, *names: str) -> Callable[[Any], str]:
     return read
 
 
+def _encoder(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"an encoder named {value!r}")
+
+
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "observation_space": space_from_json,
     "action_space": space_from_json,
@@ -75,10 +86,12 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "num_atoms": _atoms,
     "memory": _memory,
     "memory_size": _units,
+    "encoder": _encoder,
+    "encoder_kwargs": dict,
 }
 """How what comes from a file is read and checked; other fields by the type of their default."""
 
-ADDED = ("memory", "memory_size")
+ADDED = ("memory", "memory_size", "encoder", "encoder_kwargs")
 """Fields that older files do not have; networks were then what their defaults say."""
 
 
@@ -92,14 +105,20 @@ class PolicySpec:
     activation: Activation = "relu"
     normalize_observations: bool = False
     image_encoder: ImageEncoderName = "nature"
+    encoder: EncoderClass | None = field(default=None, kw_only=True)
+    """A `torch.nn.Module` of the user's own, from observations to features; None: ours."""
+    encoder_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """What it is made with besides the observation space."""
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_json`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {own.name: getattr(self, own.name) for own in fields(self)}
         return values | {
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
             "hidden_sizes": list(self.hidden_sizes),
+            "encoder": name_of(self.encoder),
+            "encoder_kwargs": dict(self.encoder_kwargs),
         }
 
     @classmethod
@@ -107,9 +126,9 @@ class PolicySpec:
         """Reads what `to_json` wrote. Raises `CheckpointError` for anything else."""
         try:
             known = {
-                field.name: _READERS.get(field.name, type(field.default))(data[field.name])
-                for field in fields(cls)
-                if field.name in data or field.name not in ADDED
+                own.name: _READERS.get(own.name, type(own.default))(data[own.name])
+                for own in fields(cls)
+                if own.name in data or own.name not in ADDED
             }
             return cls(**known)
         except (KeyError, TypeError, ValueError, OverflowError) as error:

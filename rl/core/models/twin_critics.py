@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
-from rl.core.data.spaces import ObservationLayout
-from rl.core.models.modules import ACTIVATIONS, ObservationEncoder, TensorTree
+from rl.core.models.encoders import TensorTree, make_encoder
+from rl.core.models.layers import ACTIVATIONS
 from rl.core.models.normalizer import Normalizer
+from rl.core.models.spec import PolicySpec
 
 __all__ = ["TwinCritics"]
 
@@ -26,31 +25,24 @@ class TwinCritics(nn.Module):
 
     def __init__(
         self,
-        observation_space: spaces.Space[Any],
+        spec: PolicySpec,
         num_inputs: int,
         num_outputs: int,
-        hidden_sizes: tuple[int, ...],
-        activation: str,
         normalizer: Normalizer | None,
-        images: str = "nature",
     ) -> None:
         """Makes both.
 
         Args:
-            observation_space: Of one environment.
+            spec: Of the policy, whose encoder and hidden layers each critic has, too.
             num_inputs: Numbers of an action, or 0 where the outputs stand for the actions.
             num_outputs: 1, or the number of actions.
-            hidden_sizes: Units of each hidden layer of each critic.
-            activation: Between them.
             normalizer: The policy's, shared, so that both see the same observations.
-            images: The kind of their encoder.
         """
         super().__init__()
-        layout = ObservationLayout(observation_space)
-        self.encoder = ObservationEncoder(layout, normalize=False, orthogonal=False, images=images)
+        self.encoder = make_encoder(spec, orthogonal=False, normalize=False)
         self.encoder.normalizer = normalizer
-        sizes = (self.encoder.num_outputs + num_inputs, *hidden_sizes, num_outputs)
-        self.activation = ACTIVATIONS[activation]()
+        sizes = (self.encoder.num_outputs + num_inputs, *spec.hidden_sizes, num_outputs)
+        self.activation = ACTIVATIONS[spec.activation]()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for inputs, outputs in itertools.pairwise(sizes):
             bound = 1 / math.sqrt(inputs)

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rl.core.data.spaces import ActionLayout, Leaf, ObservationLayout
+from rl.core.models.encoders import feature_vector
 from rl.core.models.images import ImpalaCNN, Residual
 from rl.core.models.modules import ActorCritic, Module, NatureCNN, TensorTree
 from rl.core.models.policy_network import CategoricalPolicy
@@ -165,8 +166,9 @@ def test_categories_are_one_hot_counted_from_their_start() -> None:
         {"c": spaces.Discrete(3, start=-1), "v": spaces.Box(-9, 9, (2,), np.float64)}
     )
     module = ActorCritic(NetworkSpec(space, ACTION))
-    features = module.encoder.vector(
-        {"c": torch.tensor([-1, 1]), "v": torch.tensor([[5.0, 6.0], [7.0, 8.0]])}
+    features = feature_vector(
+        module.observation_layout,
+        {"c": torch.tensor([-1, 1]), "v": torch.tensor([[5.0, 6.0], [7.0, 8.0]])},
     )
     assert features.tolist() == [[1, 0, 0, 5, 6], [0, 0, 1, 7, 8]]
 

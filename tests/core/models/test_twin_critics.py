@@ -7,6 +7,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rl.core.models.normalizer import Normalizer
+from rl.core.models.spec import PolicySpec
 from rl.core.models.twin_critics import TwinCritics
 
 BOX = spaces.Box(-1, 1, (3,))
@@ -14,7 +15,7 @@ BOX = spaces.Box(-1, 1, (3,))
 
 def critics(outputs: int = 1, inputs: int = 2, normalizer: Normalizer | None = None) -> TwinCritics:
     torch.manual_seed(0)
-    return TwinCritics(BOX, inputs, outputs, (16, 8), "relu", normalizer)
+    return TwinCritics(PolicySpec(BOX, BOX, (16, 8)), inputs, outputs, normalizer)
 
 
 def alone(twins: TwinCritics, which: int) -> nn.Sequential:
@@ -54,7 +55,7 @@ def test_a_value_for_every_action_needs_no_action() -> None:
 
 def test_they_begin_as_torchs_layers_do() -> None:
     torch.manual_seed(0)
-    twins = TwinCritics(BOX, 2, 1, (256, 256), "relu", None)
+    twins = TwinCritics(PolicySpec(BOX, BOX), 2, 1, None)
     weights, biases = ([p.detach() for p in part] for part in (twins.weights, twins.biases))
     for weight, bias in zip(weights, biases, strict=True):
         bound = 1 / math.sqrt(weight.shape[1])
