@@ -13,11 +13,10 @@ import os
 import resource
 import sys
 import types
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from rl.core.runtime.actors import Actor
 from rl.core.runtime.base import ActorHandle, ActorSpec, Engine, Future, ObjectRef
@@ -33,6 +32,7 @@ from rl.core.runtime.events import (
     Withdrawn,
 )
 from rl.core.runtime.failures import cancelled, shut_down
+from rl.core.runtime.handles import RemoteHandle, shut_down_at_exit
 from rl.core.runtime.resources import ResourceLedger
 from rl.core.runtime.segments import Segment
 from rl.core.runtime.supervisor import Policy, Supervisor
@@ -44,7 +44,6 @@ __all__ = ["ProcessEngine"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class ProcessEngine(Engine):
                 raise
             raise _too_few_descriptors() from None  # the traceback is all ours, and says no more
         # The interpreter must not end with the background thread inside a socket.
-        self._at_exit = atexit.register(_shutdown, weakref.ref(self))
+        self._at_exit = shut_down_at_exit(self)
 
     def spawn(self, spec: ActorSpec[T]) -> ActorHandle[T]:
         """Asks for a worker and returns.
@@ -86,7 +85,7 @@ class ProcessEngine(Engine):
         Raises at once for a name that is taken, for a class or arguments that cannot travel, and
         for resources that can never be had.
         """
-        return ProcessHandle(self, self.spawn_actor(spec))
+        return RemoteHandle(self, self.spawn_actor(spec))
 
     def spawn_actor(self, spec: ActorSpec[Any]) -> Actor:
         """As `spawn`; for the pools of tasks."""
@@ -291,38 +290,6 @@ class ProcessEngine(Engine):
             raise UsageError("this runtime was shut down; make a new Runtime to go on.")
 
 
-class ProcessHandle(ActorHandle[T], Generic[T]):
-    """A reference to an actor in a worker process."""
-
-    def __init__(self, engine: ProcessEngine, actor: Actor) -> None:
-        self.name = actor.name
-        self._engine = engine
-        self._actor = actor
-
-    def call(
-        self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[R]:
-        name: str = getattr(method, "__name__", None) or repr(method)
-        return self._engine.call(self._actor, name, args, kwargs)
-
-    def kill(self) -> None:
-        self._engine.kill(self._actor)
-
-    @property
-    def restarts(self) -> int:
-        return self._actor.supervisor.incarnation
-
-    @property
-    def pid(self) -> int | None:
-        worker = self._actor.worker
-        return worker.pid if worker is not None else None
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError(
-            "a handle stays in the process that spawned the actor; pass results instead"
-        )
-
-
 def _preload_for(made_by: object) -> tuple[str, ...]:
     """Torch, if the module of a class or function uses it: its import takes a second."""
     while isinstance(made_by, partial):
@@ -344,9 +311,3 @@ def _too_few_descriptors() -> ResourcesUnavailable:
         " limit with `ulimit -n 1024`, or let everything run in this one with --runtime.engine"
         " inline"
     )
-
-
-def _shutdown(engine: weakref.ref[ProcessEngine]) -> None:
-    alive = engine()
-    if alive is not None:
-        alive.shutdown()

@@ -9,12 +9,11 @@ from __future__ import annotations
 import atexit
 import os
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from rl.core.runtime.base import ActorHandle, ActorSpec, Engine, Future, ObjectRef, Place
 from rl.core.runtime.calls import RemoteCall, StoredObject, split_arguments
@@ -28,6 +27,7 @@ from rl.core.runtime.events import (
     Withdrawn,
 )
 from rl.core.runtime.failures import cancelled, shut_down
+from rl.core.runtime.handles import RemoteHandle, shut_down_at_exit
 from rl.core.runtime.ray_actors import RayActor, RayPayload, first_line, read_answer
 from rl.core.runtime.ray_cluster import RayOptions, connect, disconnect, room
 from rl.core.runtime.ray_dispatcher import RayDispatcher, no_room
@@ -43,7 +43,6 @@ __all__ = ["RayEngine"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
 
 START_S = 300.0
 """For a process to start once it has its room: Ray may have to copy the working directory first."""
@@ -91,7 +90,7 @@ class RayEngine(Engine):
         self._tasks: deque[RemoteCall] = deque()
         self._running: set[RemoteCall] = set()
         self._run_task = self._ray.remote(max_retries=0, num_cpus=0, num_returns=2)(run_task)
-        self._at_exit = atexit.register(_shutdown, weakref.ref(self))
+        self._at_exit = shut_down_at_exit(self)
 
     def spawn(self, spec: ActorSpec[T]) -> ActorHandle[T]:
         """Asks for an actor and returns.
@@ -129,7 +128,7 @@ class RayEngine(Engine):
                 then=lambda: self._dispatcher.tell(actor, Begin()),
                 otherwise=lambda error: self._dispatcher.tell(actor, End(lambda: error)),
             )
-        return RayHandle(self, actor)
+        return RemoteHandle(self, actor)
 
     def call(
         self, actor: RayActor, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -310,44 +309,6 @@ class RayEngine(Engine):
             raise UsageError("this runtime was shut down; make a new Runtime to go on.")
 
 
-class RayHandle(ActorHandle[T], Generic[T]):
-    """A reference to an actor on a Ray cluster."""
-
-    def __init__(self, engine: RayEngine, actor: RayActor) -> None:
-        self.name = actor.name
-        self._engine = engine
-        self._actor = actor
-
-    def call(
-        self, method: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[R]:
-        name: str = getattr(method, "__name__", None) or repr(method)
-        return self._engine.call(self._actor, name, args, kwargs)
-
-    def kill(self) -> None:
-        self._engine.kill(self._actor)
-
-    @property
-    def restarts(self) -> int:
-        return self._actor.supervisor.incarnation
-
-    @property
-    def pid(self) -> int | None:
-        worker = self._actor.worker
-        return worker.pid if worker is not None else None
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError(
-            "a handle stays in the process that spawned the actor; pass results instead"
-        )
-
-
 def _value_of(payload: object) -> Any:
     assert isinstance(payload, RayPayload)
     return payload.value
-
-
-def _shutdown(engine: weakref.ref[RayEngine]) -> None:
-    alive = engine()
-    if alive is not None:
-        alive.shutdown()
