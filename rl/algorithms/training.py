@@ -13,6 +13,7 @@ from rl.algorithms.algorithm import CLOSE_S, Algorithm, TrainResult
 from rl.algorithms.saving import Saves, keep_batch, resume_run
 from rl.algorithms.snapshot import portable
 from rl.algorithms.stopping import DEFAULT_GRACE_S, GivenUp, Interrupted, StopRequests
+from rl.algorithms.videos import check_videos, record_evaluation, show_video, video_due
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode
@@ -82,6 +83,7 @@ def train_run(
         store = CheckpointStore(run.checkpoints, config.checkpoints.keep)
         try:
             with stop.may_give_up():
+                check_videos(config)
                 algorithm = config.build()
         except GivenUp:
             raise _interrupted(stop, store) from None
@@ -228,6 +230,11 @@ class _Run:
         self.saves.evaluated = False
         with self.stop.may_give_up():
             evaluation = self.algorithm.evaluate()
+            shown = video_due(self.config, evaluation.env_steps)
+            video = record_evaluation(self.algorithm) if shown else None
+        if video is not None:
+            told = self.reporter.message
+            show_video(video, evaluation.env_steps, self.logger, self.run, told)
         self.logger.log(
             {
                 "eval/mean_reward": evaluation.mean,

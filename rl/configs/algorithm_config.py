@@ -183,6 +183,18 @@ class EvaluationConfig(Settings):
     """Environment steps between evaluations; 0: only at the end."""
     num_episodes: AtLeastOne = 10
     """Episodes of one evaluation."""
+    video_interval: NotNegative = 0
+    """Evaluations from one video to the next, in TensorBoard and in videos/; the last has one, too.
+    0: none."""
+
+    def problems(self) -> Iterator[Problem]:
+        """There are several evaluations to choose from only where an interval says so."""
+        if self.video_interval > 1 and self.interval == 0:
+            yield Problem(
+                "video_interval",
+                f"{self.video_interval} has no effect while there is one evaluation, at the end;"
+                " write 1, or evaluation.interval",
+            )
 
 
 @config

@@ -21,6 +21,7 @@ ALGORITHM_PARTS = {
     "snapshot",
     "stopping",
     "training",
+    "videos",
 }
 LIGHT = [
     "rl",

@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rl.core.records.files import AppendFile
 
-__all__ = ["EventFile", "event_files", "scalar", "text"]
+__all__ = ["EventFile", "event_files", "scalar", "text", "video"]
 
 _FORMAT = "brain.Event:2"  # TensorBoard purges restarted runs from this version on
 _STAMP = re.compile(r"events\.out\.tfevents\.(\d+)\.")
@@ -65,6 +65,12 @@ class EventFile:
 def scalar(tag: str, value: float) -> Summary.Value:
     """One point of a curve."""
     return Summary.Value(tag=tag, simple_value=value)
+
+
+def video(tag: str, gif: bytes, height: int, width: int) -> Summary.Value:
+    """A GIF for the Images page, which shows it moving."""
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+    return Summary.Value(tag=tag, image=image)
 
 
 def text(tag: str, markdown: str) -> Summary.Value:

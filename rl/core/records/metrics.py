@@ -18,7 +18,7 @@ from typing import Any, Self
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from rl.core.records.board import Setting, hparams_end, hparams_start, layout
-from rl.core.records.event_file import EventFile, event_files, scalar, text
+from rl.core.records.event_file import EventFile, event_files, scalar, text, video
 from rl.core.records.guard import WriteGuard
 from rl.core.records.progress import STEPS_COLUMN, ProgressTable, cut_rows, keep_rows
 
@@ -94,6 +94,11 @@ class MetricsLogger:
     def log_text(self, tag: str, markdown: str, step: int) -> None:
         """Shows Markdown on TensorBoard's Text page."""
         self._add(step, text(tag, markdown))
+        self.flush()
+
+    def log_video(self, tag: str, gif: bytes, height: int, width: int, step: int) -> None:
+        """Shows a GIF on TensorBoard's Images page."""
+        self._add(step, video(tag, gif, height, width))
         self.flush()
 
     def log_hparams(
