@@ -4,7 +4,8 @@ With what was added since, each by a setting of its own: double (van Hasselt et 
 arXiv:1509.06461), dueling (Wang et al. 2016, arXiv:1511.06581), n-step returns (Hessel et al. 2018,
 arXiv:1710.02298), prioritised replay (Schaul et al. 2016, arXiv:1511.05952), distributions of
 returns (C51; Bellemare et al. 2017, arXiv:1707.06887), noisy networks (Fortunato et al. 2018,
-arXiv:1706.10295). All of them together are Rainbow (Hessel et al.).
+arXiv:1706.10295). All of them together are Rainbow (Hessel et al.). Memory learns as in R2D2
+(Kapturowski et al. 2019).
 
 Read down: the order of sampling and learning, a round of updates, one update, its target and loss
 as pure functions. The settings stand in `rl/configs/dqn.py`. Shapes: T steps per rollout, B
@@ -30,6 +31,7 @@ from rl.core.learning.experience import Experience, ReplayBatch
 from rl.core.learning.flat import frozen_copy
 from rl.core.learning.learner import Averages, Learner, Metrics
 from rl.core.learning.schedules import linear
+from rl.core.learning.window_batch import WindowBatch
 from rl.core.models.q_network import QNetwork
 from rl.core.models.spec import QNetworkSpec
 
@@ -87,6 +89,8 @@ class DQNLearner(Learner[DQNConfig]):
                 noisy_sigma=config.noisy_sigma if config.noisy else 0.0,
                 encoder=config.encoder,
                 encoder_kwargs=config.encoder_kwargs,
+                memory=config.memory,
+                memory_size=config.memory_size,
             )
         )
 
@@ -148,17 +152,23 @@ class DQNLearner(Learner[DQNConfig]):
             if weights is not None:
                 self.experience.note_errors(torch.from_numpy(found))
             return terms | {"grad_norm": self.descend(terms["loss"])}
-        batch = self.experience.draw()
+        batch = self.draw()
         loss, errors, values = self.loss(batch)
         if batch.weights is not None:
-            self.experience.note_errors(errors)
+            self.experience.note_errors(batch.per_draw(errors))
         return {
             "loss": loss,
             "q_value": values.mean(),
             "grad_norm": self.apply_gradients(loss),
         }
 
-    def loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self) -> ReplayBatch | WindowBatch:
+        """This rank's part of a batch: single transitions, with memory whole windows of them."""
+        if self.config.memory is None:
+            return self.experience.draw()
+        return self.experience.draw_windows(self.config.sequence_length, self.config.burn_in)
+
+    def loss(self, batch: ReplayBatch | WindowBatch) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, a scalar; error and value of every transition's action, each [M]."""
         compare = self.compare_distributions if self.config.distributional else self.compare_values
         losses, errors, values = compare(batch)
@@ -172,41 +182,44 @@ class DQNLearner(Learner[DQNConfig]):
             return None
         return torch.randn(self.module.parameter_noise, generator=self.generator).to(self.device)
 
-    def compare_values(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def compare_values(self, batch: ReplayBatch | WindowBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, error and value of every transition's action, each [M]; only the loss has a graph.
 
         The error is what priorities are made of. Noise is drawn anew for the target, for the choice
         and for what learns (arXiv:1706.10295, algorithm 1).
         """
-        module, following = self.module, batch.next_observations
+        module = self.module
+        now, following = batch.features(module, successors=self.config.double)
         with torch.no_grad():
-            next_values = choosing = self.target.q_values(following, self.parameter_noise())
+            _, behind = batch.features(self.target, states=False)
+            next_values = choosing = self.target.values_of(behind, self.parameter_noise())
             if self.config.double:
-                choosing = module.q_values(following, self.parameter_noise())
-            choosing = module.allowed(choosing, following)
+                choosing = module.values_of(following, self.parameter_noise())
+            choosing = module.allowed(choosing, batch.next_observations)
             targets = q_targets(batch.returns, batch.discounts, next_values, choosing)
-        values = of_actions(
-            module.q_values(batch.observations, self.parameter_noise()), batch.actions
-        )
+        values = of_actions(module.values_of(now, self.parameter_noise()), batch.actions)
         return huber(values, targets), targets - values.detach(), values.detach()
 
-    def compare_distributions(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def compare_distributions(
+        self, batch: ReplayBatch | WindowBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What `compare_values` gives, of distributions of returns over N atoms.
 
         The loss is the cross-entropy (arXiv:1707.06887, algorithm 1), the error the divergence
         KL(target || prediction), as Rainbow has it.
         """
-        module, following = self.module, batch.next_observations
+        module = self.module
+        now, following = batch.features(module, successors=self.config.double)
         with torch.no_grad():
-            chances = self.target.logits(following, self.parameter_noise()).softmax(-1)
+            _, behind = batch.features(self.target, states=False)
+            chances = self.target.logits_of(behind, self.parameter_noise()).softmax(-1)
             choosing = module.expected(chances)
             if self.config.double:
-                choosing = module.q_values(following, self.parameter_noise())
-            chances = of_actions(chances, module.allowed(choosing, following).argmax(-1))
+                choosing = module.values_of(following, self.parameter_noise())
+            best = module.allowed(choosing, batch.next_observations).argmax(-1)
+            chances = of_actions(chances, best)
             targets = project(chances, batch.returns, batch.discounts, module.support)
-        logits = of_actions(
-            module.logits(batch.observations, self.parameter_noise()), batch.actions
-        )
+        logits = of_actions(module.logits_of(now, self.parameter_noise()), batch.actions)
         log_probs = logits.log_softmax(-1)
         with torch.no_grad():
             errors, values = divergence(targets, log_probs), module.expected(log_probs.exp())

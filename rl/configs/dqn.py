@@ -10,6 +10,7 @@ from pydantic import Field
 from rl.configs.algorithm_config import ActionKind, AlgorithmConfig, EnvRunnersConfig, MetricsConfig
 from rl.configs.base import config
 from rl.configs.kinds import AtLeastOne, NotNegative, Positive
+from rl.configs.memory import MEMORY_DEFAULTS, MemoryKind, memory_problems
 from rl.configs.replay import PRIORITY_DEFAULTS, Share, idle_problems, replay_problems
 from rl.errors import Problem
 
@@ -20,6 +21,7 @@ __all__ = ["DQNConfig"]
 
 ATOM_DEFAULTS: dict[str, Any] = {"num_atoms": 51, "v_min": None, "v_max": None}
 NOISY_DEFAULTS = {"noisy_sigma": 0.5}
+RECURRENT_DEFAULTS = {**MEMORY_DEFAULTS, "burn_in": 8}
 EXPLORATION_DEFAULTS = {
     "exploration_initial": 1.0,
     "exploration_final": 0.05,
@@ -79,6 +81,15 @@ class DQNConfig(AlgorithmConfig):
     """Explore by learnt noise on the network's weights (arXiv:1706.10295), not by chance."""
     noisy_sigma: Positive = NOISY_DEFAULTS["noisy_sigma"]
     """Initial scale of that noise: sigma_0 of the paper."""
+    memory: MemoryKind | None = None
+    """Lets the policy remember what it saw earlier in the episode; none: it sees the present."""
+    memory_size: AtLeastOne = RECURRENT_DEFAULTS["memory_size"]
+    """Units of the memory."""
+    sequence_length: AtLeastOne = RECURRENT_DEFAULTS["sequence_length"]
+    """Steps through which the gradient goes back; a batch is of whole sequences, cut where their
+    episode ends."""
+    burn_in: NotNegative = RECURRENT_DEFAULTS["burn_in"]
+    """Steps before a sequence from which the network works out what it would remember by now."""
     exploration_initial: Share = EXPLORATION_DEFAULTS["exploration_initial"]
     """Probability of a random action at the start."""
     exploration_final: Share = EXPLORATION_DEFAULTS["exploration_final"]
@@ -99,6 +110,7 @@ class DQNConfig(AlgorithmConfig):
         """Yields what is wrong with the fields together."""
         yield from super().problems()
         yield from replay_problems(self)
+        yield from memory_problems(self, "batch_size", defaults=RECURRENT_DEFAULTS)
         yield from idle_problems(self, "distributional", ATOM_DEFAULTS)
         yield from idle_problems(self, "noisy", NOISY_DEFAULTS)
         yield from idle_problems(self, "noisy", EXPLORATION_DEFAULTS, effective=False)

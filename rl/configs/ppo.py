@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 from pydantic import Field
 
 from rl.configs.algorithm_config import AlgorithmConfig, EnvRunnersConfig
 from rl.configs.base import config
 from rl.configs.kinds import AtLeastOne, Positive
+from rl.configs.memory import MEMORY_DEFAULTS, MemoryKind, memory_problems
 from rl.errors import Problem
 
 if TYPE_CHECKING:
@@ -59,11 +60,11 @@ class PPOConfig(AlgorithmConfig):
     """Give the advantages of each minibatch mean 0 and standard deviation 1."""
     shared_torso: bool = False
     """Let policy and value share their hidden layers, and their memory."""
-    memory: Literal["gru", "lstm"] | None = None
+    memory: MemoryKind | None = None
     """Lets the policy remember what it saw earlier in the episode; none: it sees the present."""
-    memory_size: AtLeastOne = 64
+    memory_size: AtLeastOne = MEMORY_DEFAULTS["memory_size"]
     """Units of the memory; policy and value have one each, or share it with their hidden layers."""
-    sequence_length: AtLeastOne = 32
+    sequence_length: AtLeastOne = MEMORY_DEFAULTS["sequence_length"]
     """Steps through which the gradient goes back; minibatches are of whole sequences."""
     orthogonal_init: bool = True
     """Start from orthogonal weights with the usual gains; otherwise torch's defaults."""
@@ -89,9 +90,7 @@ class PPOConfig(AlgorithmConfig):
                 f" env_runners.envs_per_runner {runners.envs_per_runner}); write"
                 f" {self.batch_size} or less, or collect more",
             )
-        yield from self._memory_problems()
-        if self.memory is None:
-            yield from self.learners.enough_rows("minibatch_size", self.minibatch_size)
+        yield from memory_problems(self, "minibatch_size", "rollout_length")
         if self.kl_target is not None and self.kl_coef == 0:
             yield Problem(
                 "kl_target",
@@ -103,31 +102,6 @@ class PPOConfig(AlgorithmConfig):
                 "normalize_advantages",
                 "minibatch_size 1 leaves nothing to normalise over: every advantage would be 0;"
                 " write false, or a larger minibatch_size",
-            )
-
-    def _memory_problems(self) -> Iterator[Problem]:
-        length, size = self.sequence_length, self.minibatch_size
-        if self.memory is None:
-            for name in ("memory_size", "sequence_length"):
-                value = getattr(self, name)
-                if value != getattr(PPOConfig, name):
-                    yield Problem(name, f"{value} has no effect without memory; write gru or lstm")
-            return
-        for name in ("rollout_length", "minibatch_size"):
-            value = getattr(self, name)
-            if value % length:
-                yield Problem(
-                    name,
-                    f"{value} is not made of whole sequences of {length} steps (sequence_length);"
-                    f" write {-(-value // length) * length}, or another sequence_length",
-                )
-        least = self.learners.num * length
-        if size < least:
-            yield Problem(
-                "minibatch_size",
-                f"{size} is {size // length} sequences of {length} steps (sequence_length), and"
-                f" each of {self.learners.num} learners (learners.num) needs one; write {least} or"
-                " more, or fewer learners",
             )
 
     def build(self) -> PPO:

@@ -81,11 +81,11 @@ FOREIGN_NAMES: Mapping[str, tuple[str, ...]] = {
 """What other libraries call a setting -> names here; the first that a config has is meant."""
 
 NO_MEMORY = (
-    "of these algorithms only ppo has memory: choose it (--algo ppo), or show this one several"
+    "of these algorithms ppo and dqn have memory: choose one (--algo ppo), or show this one several"
     " observations at a time (gymnasium.wrappers.FrameStackObservation)"
 )
 ELSEWHERE: Mapping[str, str] = dict.fromkeys(
-    ("memory", "memory_size", "sequence_length"), NO_MEMORY
+    ("memory", "memory_size", "sequence_length", "burn_in"), NO_MEMORY
 )
 """What to say to those who ask an algorithm for what only another has."""
 

@@ -60,7 +60,6 @@ def replay_problems(config: ReplaySettings) -> Iterator[Problem]:
             f"{config.buffer_size} is less than batch_size {config.batch_size}; write"
             f" {config.batch_size} or more, or a smaller batch_size",
         )
-    yield from config.learners.enough_rows("batch_size", config.batch_size)
     if config.learning_starts >= config.total_steps:
         yield Problem(
             "learning_starts",

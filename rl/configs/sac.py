@@ -120,6 +120,7 @@ class SACConfig(AlgorithmConfig):
         """Yields what is wrong with the fields together."""
         yield from super().problems()
         yield from replay_problems(self)
+        yield from self.learners.enough_rows("batch_size", self.batch_size)
         if not self.learns_ent_coef and self.target_entropy != AUTO:
             yield Problem(
                 "target_entropy",

@@ -73,6 +73,7 @@ class TD3Config(AlgorithmConfig):
         """Yields what is wrong with the fields together."""
         yield from super().problems()
         yield from replay_problems(self)
+        yield from self.learners.enough_rows("batch_size", self.batch_size)
         if self.target_noise == 0 and self.target_noise_clip != TARGET_NOISE_CLIP:
             yield Problem(
                 "target_noise_clip",

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rl.algorithms.ppo import PPO, PPOConfig, PPOLearner
-from rl.configs.dqn import DQNConfig
+from rl.configs.sac import SACConfig
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.models.policy import Policy
@@ -373,13 +373,13 @@ def test_what_does_not_fit_together_is_refused(settings: dict[str, Any], words: 
     assert refused.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["memory", "memory_size", "sequence_length"])
+@pytest.mark.parametrize("name", ["memory", "memory_size", "sequence_length", "burn_in"])
 def test_an_algorithm_without_memory_names_the_one_that_has_it(name: str) -> None:
     value: Any = {"memory": "gru"}.get(name, 8)
     with pytest.raises(
-        ConfigError, match=r"only ppo has memory: choose it .*FrameStack"
+        ConfigError, match=r"ppo and dqn have memory: choose one .*FrameStack"
     ) as refused:
-        DQNConfig(**{name: value})
+        SACConfig(**{name: value})
     assert refused.value.exit_code == 2
 
 

@@ -140,6 +140,7 @@ def test_every_setting_of_the_learner_is_tried() -> None:
     elsewhere = {
         "env", "seed", "env_runners", "learners", "runtime", "evaluation", "checkpoints", "metrics",
         "image_encoder",  # by tests/algorithms/test_images.py
+        "encoder", "encoder_kwargs",  # by test_custom_networks.py
         "kl_target",
         "memory", "memory_size", "sequence_length",  # by tests/algorithms/test_memory.py
     }  # fmt: skip

@@ -56,12 +56,15 @@ CASES = {
             "env_runners": {"num": 1, "envs_per_runner": 4, "vectorization": "native"},
             "memory": "gru",
             "sequence_length": 5,
-            "minibatch_size": 35,
+            "minibatch_size": 30,
         }
     ),
     "dqn": DQNConfig(**DQN),
     "dqn in torch": DQNConfig(**DQN, **RAINBOW, learners={"engine": "torch"}),
     "dqn with priorities": DQNConfig(**DQN, **RAINBOW),
+    "dqn with memory": DQNConfig(  # windows of as many steps as are left of their episode
+        **DQN | {"batch_size": 35}, **RAINBOW, memory="lstm", sequence_length=5, burn_in=2
+    ),
     "sac": SACConfig(**SAC),
     "sac with priorities": SACConfig(**SAC, n_step=2, prioritized=True),
     "sac, discrete": SACConfig(**DQN),

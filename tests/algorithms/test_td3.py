@@ -271,5 +271,6 @@ def test_every_setting_of_the_learner_is_tried() -> None:
     elsewhere = {
         "env", "seed", "env_runners", "learners", "runtime", "evaluation", "checkpoints", "metrics",
         "image_encoder",  # by tests/algorithms/test_images.py
+        "encoder", "encoder_kwargs",  # by test_custom_networks.py
     }  # fmt: skip
     assert {field.name for field in fields(TD3Config)} - elsewhere == set(SETTINGS)

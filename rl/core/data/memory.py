@@ -27,9 +27,11 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
-def check_replay_fits(kind: type[ReplayBuffer], spaces: Spaces, size: int) -> None:
+def check_replay_fits(
+    kind: type[ReplayBuffer], spaces: Spaces, size: int, memory_size: int = 0
+) -> None:
     """Raises `UsageError` where `size` transitions do not fit: now, rather than hours later."""
-    needed, available = kind.bytes_needed(spaces, size), available_memory()
+    needed, available = kind.bytes_needed(spaces, size, memory_size), available_memory()
     if available is not None and needed > available:
         most = size * available // needed
         raise UsageError(

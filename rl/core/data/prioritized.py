@@ -29,17 +29,25 @@ class PrioritizedReplay(ReplayBuffer):
     """Draws transitions in proportion to how wrong their value was when last seen."""
 
     def __init__(
-        self, spaces: Spaces, num_environments: int, size: int, seed: int, alpha: float
+        self,
+        spaces: Spaces,
+        num_environments: int,
+        size: int,
+        seed: int,
+        memory_size: int = 0,
+        *,
+        alpha: float,
     ) -> None:
-        super().__init__(spaces, num_environments, size, seed)
+        super().__init__(spaces, num_environments, size, seed, memory_size)
         self.alpha = alpha
         self._priorities = SumTree(self._rows * num_environments)
         self._largest = 1.0
         self._changed: list[tuple[Array, Array]] | None = None  # since the mark, if there is one
 
     @staticmethod
-    def bytes_needed(spaces: Spaces, size: int) -> int:
-        return ReplayBuffer.bytes_needed(spaces, size) + SumTree.bytes_needed(size)
+    def bytes_needed(spaces: Spaces, size: int, memory_size: int = 0) -> int:
+        own = SumTree.bytes_needed(size)
+        return ReplayBuffer.bytes_needed(spaces, size, memory_size) + own
 
     def _stored(self, rows: list[Any]) -> None:
         for to in rows:

@@ -1,7 +1,8 @@
 """What a replay buffer keeps of a step besides its observation, packed into one row of words.
 
-A row is as many 4-byte columns as the action has, then the reward, whether the episode carries on,
-and where the observation lies that the episode ended on. One `take` fetches all of a step.
+A row is as many 4-byte columns as the action has, then what the policy remembered, the reward,
+whether the episode carries on, and where the observation lies that the episode ended on. One `take`
+fetches all of a step.
 """
 
 from __future__ import annotations
@@ -36,8 +37,13 @@ class Steps:
     def actions(self) -> Array:
         """[..., *act], as sampled."""
         columns = self._numbers if self._layout.continuous else self._words
-        actions = columns[..., :REWARD].astype(self._layout.dtype)
+        actions = columns[..., : self._layout.num_columns].astype(self._layout.dtype)
         return actions if self._layout.shape else actions[..., 0]
+
+    @property
+    def memory(self) -> Array:
+        """[..., S] float32, what the policy remembered when it acted."""
+        return np.ascontiguousarray(self._numbers[..., self._layout.num_columns : REWARD])
 
     @property
     def rewards(self) -> Array:
@@ -62,24 +68,29 @@ class Records:
     back as it was.
     """
 
-    def __init__(self, actions: ActionLayout, rows: int, width: int) -> None:
+    def __init__(self, actions: ActionLayout, rows: int, width: int, memory_size: int = 0) -> None:
         self._layout = actions
-        self.words = np.zeros((rows, width, self.columns(actions)), np.int32)
+        self._acted = actions.num_columns
+        self._remembers = memory_size > 0
+        self.words = np.zeros((rows, width, self.columns(actions, memory_size)), np.int32)
         self.slots: Array = self.words[..., SLOT]
         self.slots[:] = NONE
         self._numbers: Array = self.words.view(np.float32)
         self._flat = self.words.reshape(rows * width, -1)
 
     @staticmethod
-    def columns(actions: ActionLayout) -> int:
+    def columns(actions: ActionLayout, memory_size: int = 0) -> int:
         """Words in a row."""
-        return actions.num_columns + 3
+        return actions.num_columns + memory_size + 3
 
     def put(self, to: Any, rollout: Rollout, at: Any) -> None:
         """Writes steps `at` of a rollout [T, B] to rows `to`; no episode ends in them yet."""
         columns = self._numbers if self._layout.continuous else self.words
         actions = rollout.actions if self._layout.shape else rollout.actions[..., None]
-        columns[..., :REWARD][to] = actions[at]
+        columns[..., : self._acted][to] = actions[at]
+        if self._remembers:
+            assert rollout.memory is not None, "sampled by a network without memory"
+            self._numbers[..., self._acted : REWARD][to] = rollout.memory[:-1][at]
         self._numbers[..., REWARD][to] = rollout.rewards[at]
         self._numbers[..., CARRIES_ON][to] = ~rollout.terminated[at]
         self.slots[to] = NONE

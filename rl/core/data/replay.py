@@ -24,6 +24,7 @@ from rl.core.data.rings import Place, Rings
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout, Spaces
 from rl.core.data.tree import Array, Tree, tree_map
+from rl.core.data.windows import WindowReader, Windows
 
 __all__ = ["ReplayBuffer", "ReplayMark", "Transitions"]
 
@@ -55,7 +56,9 @@ class ReplayBuffer:
     Where `spaces.stack` says that observations are stacks of frames, single frames are kept.
     """
 
-    def __init__(self, spaces: Spaces, num_environments: int, size: int, seed: int) -> None:
+    def __init__(
+        self, spaces: Spaces, num_environments: int, size: int, seed: int, memory_size: int = 0
+    ) -> None:
         """Allocates the rings; the memory is taken as they fill.
 
         Args:
@@ -63,6 +66,7 @@ class ReplayBuffer:
             num_environments: B; rollouts come side by side, always in the same order.
             size: Transitions to keep, of all environments together; C is its B-th part.
             seed: Of the draws.
+            memory_size: S, numbers the policy remembers at each step.
         """
         self.num_environments = num_environments
         self.capacity = size // num_environments
@@ -71,7 +75,8 @@ class ReplayBuffer:
         stack, layout = spaces.stack, ObservationLayout(spaces.observation)
         # The oldest stack is made of frames that are older still.
         self._rows = self.capacity + (1 if stack is None else stack.size)
-        self._records = Records(ActionLayout(spaces.action), self._rows, num_environments)
+        actions = ActionLayout(spaces.action)
+        self._records = Records(actions, self._rows, num_environments, memory_size)
         self._rings = (
             Rings(layout.allocate, self._rows, num_environments)
             if stack is None
@@ -87,13 +92,14 @@ class ReplayBuffer:
         return int(self._ends[-1])
 
     @staticmethod
-    def bytes_needed(spaces: Spaces, size: int) -> int:
+    def bytes_needed(spaces: Spaces, size: int, memory_size: int = 0) -> int:
         """Memory of `size` transitions; final observations, one an episode, come on top."""
         leaves = ObservationLayout(spaces.observation).leaves
         observation = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape)) for leaf in leaves)
         if spaces.stack is not None:
             observation = observation // spaces.stack.size + 1
-        return size * (observation + 4 * Records.columns(ActionLayout(spaces.action)))
+        columns = Records.columns(ActionLayout(spaces.action), memory_size)
+        return size * (observation + 4 * columns)
 
     def _moved(self) -> None:
         """Works out what adding and drawing need, after the write heads moved."""
@@ -256,6 +262,38 @@ class ReplayBuffer:
             self._rings.successors(indices + self.num_environments, taken.slots),
             taken.carries_on * np.float32(gamma),
         )
+
+    def gather_windows(
+        self,
+        indices: Array,
+        lengths: tuple[int, int],
+        n_step: int,
+        gamma: float,
+        scale: Callable[[Array], Array] | None = None,
+    ) -> Windows:
+        """What follows and precedes the transitions at indices [M], from `draw`.
+
+        Args:
+            indices: [M].
+            lengths: Transitions of a window at most, and those leading up to it.
+            n_step: As with `gather`.
+            gamma: As with `gather`.
+            scale: As with `gather`.
+        """
+        return self._reader(indices, lengths).read(n_step, gamma, scale)
+
+    def window_lengths(self, indices: Array, lengths: tuple[int, int]) -> Array:
+        """How many transitions each window of `gather_windows` has, [M] int64."""
+        return self._reader(indices, lengths).lengths
+
+    def _reader(self, indices: Array, lengths: tuple[int, int]) -> WindowReader:
+        """Of the windows that begin at these indices."""
+        lanes = indices % self.num_environments
+        # As many transitions lie from each on, itself included, and so many before it.
+        later = (self._heads[lanes] - indices // self.num_environments) % self._rows
+        earlier = np.minimum(self._written, self.capacity)[lanes] - later
+        place = indices, earlier, later
+        return WindowReader(self._records, self._rings, self.num_environments, place, lengths)
 
     # -- draws that are taken back ---------------------------------------------------------------
 

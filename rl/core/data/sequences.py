@@ -14,7 +14,7 @@ import numpy as np
 
 from rl.core.data.tree import Array
 
-__all__ = ["Packing", "Sequences"]
+__all__ = ["Packing", "Sequences", "pack", "ranges"]
 
 
 class Packing(NamedTuple):
@@ -73,27 +73,37 @@ class Sequences:
 
     def of(self, chunks: Array) -> Array:
         """Numbers of the sequences of some chunks."""
-        return _ranges(self.bounds[chunks], self.bounds[chunks + 1] - self.bounds[chunks])
+        return ranges(self.bounds[chunks], self.bounds[chunks + 1] - self.bounds[chunks])
 
     def steps_of(self, chunks: Array) -> Array:
         """Numbers of the steps of some chunks."""
         sequences = self.of(chunks)
-        return _ranges(self.first[sequences], self.lengths[sequences])
+        return ranges(self.first[sequences], self.lengths[sequences])
 
     def pack(self, chunks: Array) -> Packing:
         """The steps of some chunks as a network with memory goes through them."""
-        sequences = self.of(chunks)
-        order = np.argsort(-self.lengths[sequences], kind="stable")
-        sequences = sequences[order]
-        lengths = self.lengths[sequences]
-        times = np.arange(lengths[0])
-        batch_sizes = len(lengths) - np.searchsorted(lengths[::-1], times, side="right")
-        place = _ranges(np.zeros_like(batch_sizes), batch_sizes)
-        steps = self.first[sequences][place] + np.repeat(times, batch_sizes)
-        return Packing(steps, batch_sizes, sequences)
+        return pack(self.first, self.lengths, self.of(chunks))
 
 
-def _ranges(starts: Array, counts: Array) -> Array:
+def pack(first: Array, lengths: Array, sequences: Array) -> Packing:
+    """Some sequences as a network with memory goes through them.
+
+    Args:
+        first: Number of each sequence's first step, [P] int64; the others follow it.
+        lengths: Steps of each, [P] int64, all above 0.
+        sequences: Numbers of those that are packed, at least one.
+    """
+    order = np.argsort(-lengths[sequences], kind="stable")
+    sequences = sequences[order]
+    lengths = lengths[sequences]
+    times = np.arange(lengths[0])
+    batch_sizes = len(lengths) - np.searchsorted(lengths[::-1], times, side="right")
+    place = ranges(np.zeros_like(batch_sizes), batch_sizes)
+    steps = first[sequences][place] + np.repeat(times, batch_sizes)
+    return Packing(steps, batch_sizes, sequences)
+
+
+def ranges(starts: Array, counts: Array) -> Array:
     """starts[0], starts[0] + 1, ... counts[0] of them, then those of the next start."""
     before = np.cumsum(counts) - counts
     found: Array = np.arange(counts.sum()) + np.repeat(starts - before, counts)

@@ -30,6 +30,8 @@ ONE = np.float32(1)
 def dqn_obstacles(config: DQNConfig, module: QNetwork) -> Iterator[str]:
     """Yields what of a run has no form here."""
     yield from network_obstacles(module, QNetwork)
+    if config.memory is not None:
+        yield f"memory ({config.memory})"
     if config.distributional:
         yield "distributions of returns (distributional)"
     if config.noisy:

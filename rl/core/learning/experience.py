@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,13 @@ from rl.core.data.prioritized import PrioritizedReplay
 from rl.core.data.replay import ReplayBuffer, ReplayMark, Transitions
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
-from rl.core.data.tree import Array, Tree, tree_map
+from rl.core.data.tree import Array, tree_map
+from rl.core.data.windows import Windows
 from rl.core.learning.learner import Learner, Metrics
 from rl.core.learning.schedules import linear
+from rl.core.learning.window_batch import WindowBatch
 from rl.core.models.modules import TensorTree
+from rl.core.models.q_network import QNetwork
 from rl.core.seeding import stream_seed
 
 __all__ = ["Experience", "ReplayBatch"]
@@ -39,6 +42,22 @@ class ReplayBatch:
     discounts: Tensor  # [M], gamma^m, or 0 where the last step terminated
     weights: Tensor | None  # [M], importance; None where draws are even
 
+    def features(
+        self, network: QNetwork, *, states: bool = True, successors: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """What a network makes of states, and of successors without a graph; [M, F] each.
+
+        What is not asked for is not computed, and empty.
+        """
+        nothing = self.returns.new_empty(0)
+        now = network.features(self.observations) if states else nothing
+        with torch.no_grad():
+            return now, network.features(self.next_observations) if successors else nothing
+
+    def per_draw(self, errors: Tensor) -> Tensor:
+        """Errors [M] of what was drawn, from those of transitions: the same here."""
+        return errors
+
 
 class Experience:
     """A replay buffer, its draws, and the credit of updates that its steps have earned."""
@@ -55,13 +74,14 @@ class Experience:
             UsageError: It does not fit into the memory.
         """
         kind = PrioritizedReplay if config.prioritized else ReplayBuffer
-        check_replay_fits(kind, spaces, config.buffer_size)
+        remembered = learner.module.memory_size
+        check_replay_fits(kind, spaces, config.buffer_size, remembered)
         self._learner = learner
         self._config = config
         seed = stream_seed(config.seed, "replay")
-        place = spaces, learner.num_environments, config.buffer_size, seed
+        place = spaces, learner.num_environments, config.buffer_size, seed, remembered
         self.replay = (
-            PrioritizedReplay(*place, config.priority_alpha)
+            PrioritizedReplay(*place, alpha=config.priority_alpha)
             if config.prioritized
             else ReplayBuffer(*place)
         )
@@ -72,6 +92,7 @@ class Experience:
         self._remembered = 0
         self._mark: ReplayMark | None = None
         self._drawn = np.empty(0, np.int64)  # the whole batch at hand, all ranks' parts
+        self._lengths = (0, 0)  # of its windows; 0 where they are single transitions
         self._scale = None if learner.reward_scaler is None else self._scaled_rewards
 
     def remember(self, rollout: Rollout, env_steps: int) -> None:
@@ -137,18 +158,41 @@ class Experience:
             None if weights is None else learner.tensor(weights),
         )
 
+    def draw_windows(self, length: int, burn_in: int) -> WindowBatch:
+        """`draw` for a network with memory: this rank's part of batch_size / length windows.
+
+        Args:
+            length: Transitions of a window at most; a rank weighs as much as it has of them.
+            burn_in: Observations at most that lead up to it.
+        """
+        config, replay, ranks = self._config, self.replay, self._learner.ranks
+        self._lengths = length, burn_in
+        count = config.batch_size // length
+        self._drawn = replay.draw(count)
+        own = ranks.part(count)
+        found = self._windows(self._drawn[own])
+        if 0 < ranks.share < 1:
+            whole = int(replay.window_lengths(self._drawn, self._lengths).sum())
+            ranks.share = len(found.owners) / whole
+        weights = None
+        if isinstance(replay, PrioritizedReplay):
+            weights = replay.weights(self._drawn, self._beta)[own][found.owners]
+        return WindowBatch(found, weights, self._learner.device)
+
+    def _windows(self, indices: Array) -> Windows:
+        config = self._config
+        place = indices, self._lengths
+        return self.replay.gather_windows(*place, config.n_step, config.gamma, self._scale)
+
     def batch_at_hand(self) -> dict[str, Array]:
-        """The batch drawn last, of all ranks, by the names of `Transitions`; indices besides."""
+        """The batch drawn last, of all ranks, by the names of what it is made of; indices too."""
         config = self._config
         if not len(self._drawn):
             return {}
+        if self._lengths[0]:
+            return {"indices": self._drawn} | named_arrays(self._windows(self._drawn))
         found = self.replay.gather(self._drawn, config.n_step, config.gamma, self._scale)
-        arrays: dict[str, Array] = {"indices": self._drawn}
-        for field in fields(found):
-            value: Tree = getattr(found, field.name)
-            leaves = value.items() if isinstance(value, dict) else [("", value)]
-            arrays |= {f"{field.name}/{path}" if path else field.name: a for path, a in leaves}
-        return arrays
+        return {"indices": self._drawn} | named_arrays(found)
 
     def note_errors(self, errors: Tensor) -> None:
         """Makes the batch drawn last as likely as its TD errors [M] ask, where draws are uneven."""
@@ -171,3 +215,17 @@ class Experience:
     def _scaled_rewards(self, rewards: Array) -> Array:
         scaled: Array = self._learner.scaled(self._learner.tensor(rewards)).cpu().numpy()
         return scaled
+
+
+def named_arrays(found: Any) -> dict[str, Array]:
+    """Every array of a dataclass by its path; what is None has none."""
+    arrays: dict[str, Array] = {}
+    for field in fields(found):
+        value = getattr(found, field.name)
+        if is_dataclass(value):
+            arrays |= {f"{field.name}/{path}": array for path, array in named_arrays(value).items()}
+        elif isinstance(value, dict):
+            arrays |= {f"{field.name}/{path}": array for path, array in value.items()}
+        elif value is not None:
+            arrays[field.name] = value
+    return arrays

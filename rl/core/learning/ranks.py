@@ -52,9 +52,12 @@ class Ranks:
         share of 0.
         """
         self.rows = rows
-        first, last = rows * self.rank // self.size, rows * (self.rank + 1) // self.size
-        self.share = (last - first) / rows
-        return slice(first, last) if last > first else slice(0, 1)
+        own = self._own(rows)
+        self.share = (own.stop - own.start) / rows
+        return own if self.share > 0 else slice(0, 1)
+
+    def _own(self, rows: int) -> slice:
+        return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
     def average_(self, values: Tensor) -> Tensor:
         """Makes a mean over this rank's rows the mean over the whole batch, in place.
@@ -134,7 +137,7 @@ class ProcessRanks(Ranks):
     def whole(self, part: Tensor) -> Tensor:
         rows = torch.zeros(self.rows, *part.shape[1:], dtype=part.dtype, device=part.device)
         if self.share > 0:
-            rows[self.part(self.rows)] = part
+            rows[self._own(self.rows)] = part
         return self.sum_(rows)  # all but one of the terms are 0
 
     def sum_(self, values: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import numpy as np
 
 from rl.core.data.tree import Array, Tree, first_leaf
 from rl.core.data.weights import ParameterTable, Weights
-from rl.core.models.numpy_mlp import NumpyActor
-from rl.core.models.spec import NetworkSpec
+from rl.core.models.numpy_mlp import NumpyActor, NumpyQActor
+from rl.core.models.spec import NetworkSpec, QNetworkSpec
 
-__all__ = ["NumpyMemory", "NumpyRecurrentActor"]
+__all__ = ["NumpyMemory", "NumpyRecurrentActor", "NumpyRecurrentQActor"]
 
 
 def _sigmoid(x: Array) -> Array:
@@ -27,7 +27,7 @@ def _sigmoid(x: Array) -> Array:
 class NumpyMemory:
     """A GRU or LSTM of H units; a state is a row of outputs h, with the cells c of an LSTM."""
 
-    def __init__(self, spec: NetworkSpec, name: str) -> None:
+    def __init__(self, spec: NetworkSpec | QNetworkSpec, name: str) -> None:
         self._name, self._size = name, spec.memory_size
         self._step = self._gru if spec.memory == "gru" else self._lstm
 
@@ -94,3 +94,25 @@ class NumpyRecurrentActor(NumpyActor):
         after = found[0][1] if len(found) == 1 else np.concatenate([state for _, state in found], 1)
         parameters = self._parameters.decide(found[0][0])
         return (*self.choose(parameters, observations, noise), after)
+
+
+class NumpyRecurrentQActor(NumpyQActor):
+    """Acts as a `QNetwork` with memory would."""
+
+    def __init__(self, spec: QNetworkSpec, table: ParameterTable) -> None:
+        super().__init__(spec, table)
+        self.memory_size = spec.state_size
+        self._memory = NumpyMemory(spec, "memory")
+        self._parts.append(self._memory)
+
+    def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
+        """As at the first step of an episode."""
+        nothing = np.zeros((first_leaf(observations).shape[0], self.memory_size), np.float32)
+        return self.act_with_memory(observations, noise, nothing)[:2]
+
+    def act_with_memory(
+        self, observations: Tree, noise: Array | None, memory: Array
+    ) -> tuple[Array, dict[str, Array], Array]:
+        """See `RecurrentActor.act_with_memory`."""
+        outputs, after = self._memory(self._encoder(observations), memory)
+        return self.choose(outputs, observations, noise), {}, after

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -203,6 +204,12 @@ def linear_layers(name: str, sizes: tuple[int, ...]) -> list[str]:
     return [f"{name}.{2 * index}" for index in range(len(sizes))]
 
 
+class Weighted(Protocol):
+    """A part of a network that looks its parameters up by name."""
+
+    def set_weights(self, views: Mapping[str, Array]) -> None: ...
+
+
 class NumpyQActor:
     """Acts as a `QNetwork` of this spec would."""
 
@@ -222,9 +229,10 @@ class NumpyQActor:
             if spec.dueling and spec.num_atoms > 1
             else None
         )
-        self._parts = [self._torso, self._advantages, *([self._value] if self._value else [])]
+        layered = [self._torso, self._advantages, *([self._value] if self._value else [])]
+        self._parts: list[Weighted] = [*layered]
         noisy = spec.noisy_sigma > 0
-        sizes = [part.noise_size(table) if noisy else 0 for part in self._parts]
+        sizes = [part.noise_size(table) if noisy else 0 for part in layered]
         self._noise_ends = np.cumsum(sizes)
         self.parameter_noise = sum(sizes)
         self._atoms = spec.num_atoms
@@ -244,13 +252,13 @@ class NumpyQActor:
             np.copyto(self._parameters, weights.parameters)
         self._epsilon = float(weights.buffers["epsilon"])
 
-    def _scores(self, observations: Tree, noise: Array | None) -> Array:
+    def _scores(self, features: Array, noise: Array | None) -> Array:
         """What ranks actions as their values do, [B, A]; noise is on the parameters."""
         parts: Sequence[Array | None] = (None, None, None)
         if noise is not None:
             scaled = np.sign(noise) * np.sqrt(np.abs(noise))
             parts = np.split(scaled, self._noise_ends, 1)
-        hidden = self._torso(self._encoder(observations), parts[0])
+        hidden = self._torso(features, parts[0])
         scores = self._advantages(hidden, parts[1])
         if self._atoms == 1:
             return scores
@@ -265,22 +273,27 @@ class NumpyQActor:
 
     def act(self, observations: Tree, noise: Array | None) -> tuple[Array, dict[str, Array]]:
         """See `Actor.act`; there are no extras."""
+        return self.choose(self._encoder(observations), observations, noise), {}
+
+    def choose(self, features: Array, observations: Tree, noise: Array | None) -> Array:
+        """`act`, given what the layers see [B, F]."""
         on_parameters = None if noise is None or not self.parameter_noise else noise[:, 1:]
-        scores = self._scores(observations, on_parameters)
+        scores = self._scores(features, on_parameters)
         mask = self._observations.mask_of(observations)
         best = best_allowed(scores, mask)
         if noise is None or self._epsilon == 0:
-            return best, {}
+            return best
         share = noise[:, 0] / np.float32(self._epsilon)
         explores = share < 1
         if not explores.any():
-            return best, {}
+            return best
         if mask is None:
             last = scores.shape[1] - 1
             anything = np.minimum((share * np.float32(last + 1)).astype(np.int64), last)
         else:
             anything = nth_allowed(mask, share)
-        return np.where(explores, anything, best), {}
+        chosen: Array = np.where(explores, anything, best)
+        return chosen
 
 
 class NumpyActor:

@@ -224,7 +224,7 @@ class Policy:
             raise UsageError("this policy has no action values")
         inputs, single = self._tensors(observation)
         with torch.inference_mode(), torch_threads(1):
-            values = self._module.q_values(inputs).numpy()
+            values = self._module.q_values(inputs, None, *self._given_memory(inputs)).numpy()
         return values[0] if single else values
 
     def distribution(self, observation: Any) -> Distribution:

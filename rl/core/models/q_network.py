@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.models.actor import ActorFactory
 from rl.core.models.encoders import make_encoder
+from rl.core.models.memory import Memory, Packed
 from rl.core.models.modules import Module, TensorTree, mlp
 from rl.core.models.noisy import LayerNoise, NoisyLinear, noise_size, through
+from rl.core.models.numpy_memory import NumpyRecurrentQActor
 from rl.core.models.numpy_mlp import NumpyQActor
 from rl.core.models.spec import QNetworkSpec
 
@@ -85,6 +87,11 @@ class QNetwork(Module):
         self.action_layout = ActionLayout(spec.action_space)
         self.encoder = make_encoder(spec, orthogonal=False)
         inputs = self.encoder.num_outputs
+        self.memory_size = spec.state_size
+        self.memory: Memory | None = None
+        if spec.memory is not None:
+            self.memory = Memory(spec.memory, inputs, spec.memory_size, orthogonal=False)
+            inputs = spec.memory_size
         linear: Callable[[int, int], nn.Linear] = nn.Linear
         if spec.noisy_sigma > 0:
             linear = functools.partial(NoisyLinear, sigma=spec.noisy_sigma)
@@ -104,33 +111,62 @@ class QNetwork(Module):
         atoms = torch.linspace(spec.v_min, spec.v_max, spec.num_atoms)
         self.register_buffer("support", atoms, persistent=False)
 
-    def q_values(self, observations: TensorTree, noise: Tensor | None = None) -> Tensor:
+    def q_values(
+        self,
+        observations: TensorTree,
+        noise: Tensor | None = None,
+        memory: Tensor | None = None,
+    ) -> Tensor:
         """Q of every action, [..., A], also of those that a mask forbids.
 
         Args:
-            observations: [..., *obs].
+            observations: [..., *obs]; with memory [N, *obs].
             noise: On the parameters, standard normal [parameter_noise] or one of each row; None is
                 their mean.
+            memory: What is remembered, [N, S]; None: nothing, as at the first step of an episode.
         """
+        packed = None if memory is None else Packed.single(memory)
+        return self.values_of(self.remember(self.encoder(observations), packed)[0], noise)
+
+    def features(self, observations: TensorTree) -> Tensor:
+        """What the layers see, [..., F]; with memory, at the first step of an episode."""
+        return self.remember(self.encoder(observations), None)[0]
+
+    def remember(self, features: Tensor, packed: Packed | None) -> tuple[Tensor, Tensor]:
+        """Features of n packed steps with what came before, [n, H]; states after, [P, S].
+
+        Without memory they stay what they are.
+        """
+        if self.memory is None:
+            return features, features.new_zeros(len(features), 0)
+        if packed is None:
+            packed = Packed.single(features.new_zeros(len(features), self.memory_size))
+        outputs, after = self.memory(features, packed)
+        return outputs, after
+
+    def values_of(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        """`q_values` of what `features` or `remember` gave."""
         if self.spec.num_atoms > 1:
-            return self.expected(self.logits(observations, noise).softmax(-1))
-        advantages, value = self._streams(observations, noise)
+            return self.expected(self.logits_of(features, noise).softmax(-1))
+        advantages, value = self._streams(features, noise)
         return advantages if value is None else dueling_values(value, advantages)
 
     def logits(self, observations: TensorTree, noise: Tensor | None = None) -> Tensor:
         """Logits of every action's distribution over the atoms, [..., A, N]."""
-        rows, value = self._streams(observations, noise)
+        return self.logits_of(self.features(observations), noise)
+
+    def logits_of(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        """`logits` of what `features` or `remember` gave."""
+        rows, value = self._streams(features, noise)
         advantages = rows.reshape(*rows.shape[:-1], -1, self.spec.num_atoms)
         if value is None:
             return advantages
         return dueling_values(value.unsqueeze(-2), advantages, actions=-2)
 
-    def _streams(
-        self, observations: TensorTree, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _streams(self, features: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Advantages [..., A * N], or with no value apart the values, and the value [..., N]."""
         parts = None if noise is None else LayerNoise(noise)
-        hidden = through(self.torso, self.encoder(observations), parts)
+        hidden = through(self.torso, features, parts)
         advantages = through(self.advantage_stream, hidden, parts)
         advantages = through(self.advantage_head, advantages, parts)
         value = None if self.value is None else through(self.value, hidden, parts)
@@ -143,11 +179,20 @@ class QNetwork(Module):
     def act(
         self, observations: TensorTree, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._choose(self.features(observations), observations, noise), {}
+
+    def act_with_memory(
+        self, observations: TensorTree, noise: Tensor | None, memory: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        outputs, after = self.remember(self.encoder(observations), Packed.single(memory))
+        return self._choose(outputs, observations, noise), {}, after
+
+    def _choose(self, features: Tensor, observations: TensorTree, noise: Tensor | None) -> Tensor:
         mask = self.observation_layout.mask_of(observations)
         if noise is None:
-            return allowed_values(self.q_values(observations), mask).argmax(-1), {}
-        values = self.q_values(observations, noise[:, 1:] if self.parameter_noise else None)
-        return epsilon_greedy(values, self.epsilon, noise[:, 0], mask), {}
+            return allowed_values(self.values_of(features), mask).argmax(-1)
+        values = self.values_of(features, noise[:, 1:] if self.parameter_noise else None)
+        return epsilon_greedy(values, self.epsilon, noise[:, 0], mask)
 
     def allowed(self, values: Tensor, observations: TensorTree) -> Tensor:
         """Values [..., A] of these observations, -inf where their mask forbids the action."""
@@ -159,7 +204,8 @@ class QNetwork(Module):
     def actor_factory(self) -> ActorFactory | None:
         if self.observation_layout.has_images or self.spec.encoder is not None:
             return None
-        return functools.partial(NumpyQActor, self.spec, self.parameter_table())
+        kind = NumpyQActor if self.memory is None else NumpyRecurrentQActor
+        return functools.partial(kind, self.spec, self.parameter_table())
 
     def describe(self) -> dict[str, Any]:
         return {"module": "q_network", **self.spec.to_json()}

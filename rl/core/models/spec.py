@@ -95,6 +95,11 @@ ADDED = ("memory", "memory_size", "encoder", "encoder_kwargs")
 """Fields that older files do not have; networks were then what their defaults say."""
 
 
+def _state_size(memory: MemoryKind | None, units: int) -> int:
+    """Of one memory: outputs, and the cells of an LSTM."""
+    return 0 if memory is None else units * (2 if memory == "lstm" else 1)
+
+
 @dataclass(frozen=True)
 class PolicySpec:
     """Everything that shapes a `PolicyNetwork` but its numbers."""
@@ -153,9 +158,7 @@ class NetworkSpec(PolicySpec):
     @property
     def state_size(self) -> int:
         """Numbers that are remembered from step to step; 0 without memory."""
-        if self.memory is None:
-            return 0
-        return self.memory_size * (2 if self.memory == "lstm" else 1) * (2 - self.shared_torso)
+        return _state_size(self.memory, self.memory_size) * (2 - self.shared_torso)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,15 @@ class QNetworkSpec(PolicySpec):
     v_max: float = 0.0
     noisy_sigma: float = 0.0
     """Initial scale of the noise on all linear layers behind the encoder; 0: they have none."""
+    memory: MemoryKind | None = None
+    """Between the encoder and the hidden layers."""
+    memory_size: int = 64
+    """Units of it."""
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that are remembered from step to step; 0 without memory."""
+        return _state_size(self.memory, self.memory_size)
 
     @property
     def torso_sizes(self) -> tuple[int, ...]:

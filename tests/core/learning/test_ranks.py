@@ -32,7 +32,7 @@ class ThreadRanks(Ranks):
     def whole(self, part: Tensor) -> Tensor:
         rows = torch.zeros(self.rows, *part.shape[1:], dtype=part.dtype)
         if self.share > 0:
-            rows[self.part(self.rows)] = part
+            rows[self._own(self.rows)] = part
         return self.sum_(rows)
 
 

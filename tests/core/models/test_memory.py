@@ -16,7 +16,8 @@ from rl.core.models.memory import Memory, Packed
 from rl.core.models.modules import ActorCritic
 from rl.core.models.numpy_memory import NumpyRecurrentActor
 from rl.core.models.policy import Policy
-from rl.core.models.spec import NetworkSpec
+from rl.core.models.q_network import QNetwork
+from rl.core.models.spec import NetworkSpec, QNetworkSpec
 from rl.core.models.torch_actor import actor_factory
 from rl.errors import CheckpointError, UsageError
 from rl.testing import check_module
@@ -150,6 +151,38 @@ def test_runners_act_as_the_module_does(
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_does_what_every_module_must(kind: Any) -> None:
     check_module(lambda: ActorCritic(NetworkSpec(BOX, spaces.Discrete(3), memory=kind)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"dueling": True, "num_atoms": 5, "v_max": 2.0, "noisy_sigma": 0.5},
+        {"normalize_observations": True},
+        {"observation_space": MASKED},
+        {"observation_space": IMAGE},
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_q_network_does_what_every_module_must(kind: Any, settings: dict[str, Any]) -> None:
+    spec = {"observation_space": BOX, "action_space": spaces.Discrete(4), "memory": kind}
+    check_module(lambda: QNetwork(QNetworkSpec(**spec | settings)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_action_values_are_those_of_what_was_seen(kind: Any) -> None:
+    torch.manual_seed(3)
+    policy = Policy(QNetwork(QNetworkSpec(BOX, spaces.Discrete(3), memory=kind)))
+    rows = np.random.default_rng(0).normal(size=(4, *BOX.shape)).astype(np.float32)
+    at_first = policy.q_values(rows[3])
+    for row in rows[:3]:
+        policy.act(row)
+    later = policy.q_values(rows[3])
+    assert np.abs(later - at_first).max() > 1e-4
+    assert policy.q_values(rows[3]).tolist() == later.tolist()  # looking changes nothing
+    assert int(policy.act(rows[3])) == int(later.argmax())
+    policy.reset()
+    assert policy.q_values(rows[3]).tolist() == at_first.tolist()
 
 
 class Deaf(ActorCritic):
