@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ DICT = spaces.Dict(
         "action_mask": spaces.MultiBinary(2),
         "numbers": spaces.Box(-1, 1, (2, 2), np.float64),
         "place": spaces.Discrete(5, start=3),
+        "speed": spaces.Box(-1, 1, (1,), np.float32),
     }
 )
 
@@ -62,9 +64,10 @@ def test_of_a_dict_it_sees_every_part_but_the_mask_in_its_own_dtype() -> None:
         "action_mask": torch.ones(6, 2, dtype=torch.bool),
         "numbers": torch.rand(6, 2, 2),
         "place": torch.tensor([3, 4, 5, 6, 7, 3]),
+        "speed": torch.rand(6, 1),
     }
     assert torch.equal(encoder(observations), observations["numbers"].flatten(1))
-    assert Spy.seen.keys() == {"numbers", "place"}
+    assert Spy.seen.keys() == {"numbers", "place", "speed"}
     assert Spy.seen["place"].tolist() == [3, 4, 5, 6, 7, 3]
     assert Spy.seen["place"].dtype == torch.int64
 
@@ -77,11 +80,13 @@ def test_numbers_come_normalised_where_that_is_wanted_and_categories_do_not() ->
         "action_mask": torch.ones(2000, 2, dtype=torch.bool),
         "numbers": numbers,
         "place": torch.full((2000,), 4),
+        "speed": 9 + torch.randn(2000, 1, generator=generator),
     }
     encoder.observe(observations)
     encoder(observations)
-    mean, std = numbers.mean(0), numbers.std(0)
-    assert torch.allclose(Spy.seen["numbers"], (numbers - mean) / std, atol=0.01)
+    for name in ("numbers", "speed"):
+        raw = observations[name]
+        assert torch.allclose(Spy.seen[name], (raw - raw.mean(0)) / raw.std(0), atol=0.01)
     assert set(Spy.seen["place"].tolist()) == {4}
 
 
@@ -213,8 +218,12 @@ RULES: list[tuple[Callable[[], nn.Module], str]] = [
 def test_a_rule_that_is_broken_is_told_and_no_other(
     make: Callable[[], nn.Module], said: str
 ) -> None:
-    before = torch.get_rng_state()
-    (told,) = encoder_problems(make, ObservationLayout(BOX))
+    before, space = torch.get_rng_state(), copy.deepcopy(BOX)
+    space.seed(5)
+    (told,) = encoder_problems(make, ObservationLayout(space))
+    drawn = space.sample()
+    space.seed(5)
+    assert np.array_equal(drawn, space.sample())  # nobody else drew from it
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(AssertionError, match=said):
         raise AssertionError(told)
