@@ -31,6 +31,9 @@ CONFIGS: dict[str, rl.AlgorithmConfig] = {
     "ppo": rl.PPOConfig(**PPO, normalize_observations=True),
     "ppo with memory": rl.PPOConfig(**PPO, memory="gru", memory_size=4, sequence_length=8),
     "dqn": rl.DQNConfig(**REPLAY, dueling=True, distributional=True, v_min=0, v_max=9),
+    "dqn with memory": rl.DQNConfig(
+        **{**REPLAY, "batch_size": 16}, memory="gru", memory_size=4, sequence_length=8
+    ),
     "sac": rl.SACConfig(**REPLAY, env="Pendulum-v1"),
     "discrete sac": rl.SACConfig(**REPLAY, env="CartPole-v1"),
     "td3": rl.TD3Config(**REPLAY, env="Pendulum-v1"),
