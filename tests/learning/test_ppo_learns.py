@@ -51,6 +51,12 @@ def test_acrobot_swings_up() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_half_cheetah_runs_with_normalisation() -> None:
+    assert _evaluations("HalfCheetah-v5", seeds=(1,))[0] >= 1400
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("env", "least"), [("CartPole-v1", 475), ("Pendulum-v1", -250)])
 def test_two_learners_learn_as_one(env: str, least: float) -> None:
