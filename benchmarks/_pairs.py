@@ -41,9 +41,11 @@ def commit() -> str:
     return head + ("+" if dirty else "")
 
 
-def run_once(python: str, script: Path, which: str, seed: int, arguments: Sequence[str]) -> Any:
-    """Runs one side on one thread; returns the object its last line holds."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def run_once(
+    python: str, script: Path, which: str, seed: int, arguments: Sequence[str], threads: int = 1
+) -> Any:
+    """Runs one side; returns the object its last line holds."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     command = [python, str(script), "--run", which, "--seed", str(seed), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -58,10 +60,11 @@ def compare(
     *,
     peer: str,
     own: Sequence[str] = (),
+    threads: int = 1,
 ) -> None:
     """Prints one JSON line: medians, spreads and the ratio ours / peer, with the returns.
 
-    `own` are flags of this benchmark alone, handed to both sides.
+    `own` are flags of this benchmark alone, handed to both sides; each has so many threads.
     """
     sides: dict[str, list[Any]] = {"ours": [], peer: []}
     pythons = {"ours": sys.executable, peer: flags.peer_python}
@@ -69,7 +72,8 @@ def compare(
     for pair in range(flags.pairs):
         for which, found in sides.items():
             if pythons[which]:
-                found.append(run_once(pythons[which], script, which, flags.seed + pair, arguments))
+                seed = flags.seed + pair
+                found.append(run_once(pythons[which], script, which, seed, arguments, threads))
                 print(json.dumps({"pair": pair, "side": which, **found[-1]}), file=sys.stderr)
     report: dict[str, Any] = {
         "question": question,

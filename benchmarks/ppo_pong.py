@@ -1,0 +1,101 @@
+"""How many agent steps a second does PPO learn from on Pong, beside Stable-Baselines3?
+
+8 environments x 128 steps, 4 epochs x 4 minibatches of 256, Nature CNN, the usual preprocessing (no
+sticky actions, life loss ends an episode, sign rewards, 4 frames stacked), two threads, the other
+settings equal. Import and set-up are not counted. The peer's Python: `python -m venv PATH`, then
+`PATH/bin/pip install torch==2.13.0 stable-baselines3 ale-py opencv-python-headless`.
+
+    python benchmarks/ppo_pong.py --peer-python PATH/bin/python --pairs 2
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+THREADS = 2
+
+
+def ours(steps: int, seed: int) -> dict[str, object]:
+    """Trains with this package, as `learn` does."""
+    import rl
+
+    config = rl.PPOConfig(
+        env="ALE/Pong-v5",
+        env_kwargs={"terminal_on_life_loss": True, "repeat_action_probability": 0.0},
+        seed=seed,
+        total_steps=steps,
+        learning_rate=2.5e-4,
+        clip_range=0.1,
+        entropy_coef=0.01,
+        rollout_length=128,
+        num_epochs=4,
+        minibatch_size=256,
+        shared_torso=True,
+        hidden_sizes=(),
+        env_runners={"num": 1, "envs_per_runner": 8},
+        learners={"threads": THREADS},
+    )
+    with config.build() as algorithm:
+        began = time.perf_counter()
+        result = algorithm.learn()
+        seconds = time.perf_counter() - began
+    return _report(result.env_steps, seconds, result.episode_return_mean, rl.__version__)
+
+
+def sb3(steps: int, seed: int) -> dict[str, object]:
+    """Trains with Stable-Baselines3."""
+    import ale_py
+    import gymnasium
+    import stable_baselines3
+    import torch
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    gymnasium.register_envs(ale_py)
+    torch.set_num_threads(THREADS)
+    plain: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 0.0}
+    environments = VecFrameStack(make_atari_env("ALE/Pong-v5", 8, seed=seed, env_kwargs=plain), 4)
+    model = stable_baselines3.PPO(
+        "CnnPolicy",
+        environments,
+        n_steps=128,
+        batch_size=256,
+        n_epochs=4,
+        learning_rate=2.5e-4,
+        clip_range=0.1,
+        ent_coef=0.01,
+        seed=seed,
+        device="cpu",
+    )
+    began = time.perf_counter()
+    model.learn(steps)
+    seconds = time.perf_counter() - began
+    recent = [episode["r"] for episode in model.ep_info_buffer]
+    mean = sum(recent) / len(recent) if recent else float("nan")
+    return _report(model.num_timesteps, seconds, mean, stable_baselines3.__version__)
+
+
+def _report(steps: int, seconds: float, mean: float, version: str) -> dict[str, object]:
+    return {"steps_per_second": steps / seconds, "return": mean, "version": version}
+
+
+def main() -> None:
+    """Compares, or runs one side when asked to by the comparison."""
+    import _pairs
+
+    parser = _pairs.parser(__doc__)
+    parser.set_defaults(steps=60_000, pairs=2)
+    flags = parser.parse_args()
+    if flags.run:
+        side = {"ours": ours, "sb3": sb3}[flags.run]
+        print(json.dumps(side(flags.steps, flags.seed)))
+    else:
+        question = "PPO ALE/Pong-v5, agent steps/s, two threads"
+        _pairs.compare(question, Path(__file__), flags, peer="sb3", threads=THREADS)
+
+
+if __name__ == "__main__":
+    main()
