@@ -2,13 +2,15 @@
 
     python benchmarks/ray_overhead.py [--pairs 3] [--steps 60000] [--peer-python WITH_RLLIB]
 
-One JSON object a line: steps per second on `process` and on `ray` in turn, and beside RLlib with
-the same hyperparameters; then the time until 100 MB of weights that were put once have been read by
-four runners. Ray starts before the clock does.
+One JSON object a line: steps per second, and processor time for each, on `process` and on `ray` in
+turn, and beside RLlib with the same hyperparameters; then the time until 100 MB of weights that
+were put once have been read by four runners. Ray starts before the clock does.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import logging
 import os
@@ -36,14 +38,33 @@ SETTINGS: dict[str, Any] = {
 STORE = 600 * 2**20
 
 
-def measured(train: Any, env_steps: Any, steps: int) -> float:
-    """Environment steps per second of whole iterations, after three to warm up."""
+def measured(train: Any, env_steps: Any, steps: int) -> dict[str, Any]:
+    """Environment steps per second of whole iterations, after three to warm up; and their cost.
+
+    The cost is processor time, of all processes: it depends less on who else computes here.
+    """
     for _ in range(3):
         train()
-    began, before = time.perf_counter(), env_steps()
+    before, spent, began = env_steps(), processor_seconds(), time.perf_counter()
     while env_steps() - before < steps:
         train()
-    return float((env_steps() - before) / (time.perf_counter() - began))
+    taken, taken_cpu = time.perf_counter() - began, processor_seconds() - spent
+    done = env_steps() - before
+    return {"steps_per_second": done / taken, "cpu_us_per_step": 1e6 * taken_cpu / done}
+
+
+def processor_seconds() -> float:
+    """That this process and all below it have spent."""
+    parents, spent = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = file.read_text().rpartition(")")[2].split()
+            pid = int(file.parent.name)
+            parents[pid], spent[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sum(spent[pid] for pid in found) / os.sysconf("SC_CLK_TCK")
 
 
 def ours(engine: str, steps: int, seed: int) -> dict[str, Any]:
@@ -51,8 +72,8 @@ def ours(engine: str, steps: int, seed: int) -> dict[str, Any]:
     from rl.algorithms.ppo import PPO, PPOConfig
 
     with PPO(PPOConfig(**SETTINGS, seed=seed, runtime={"engine": engine})) as ppo:
-        speed = measured(ppo.train, lambda: ppo.env_steps, steps)
-        return {"steps_per_second": speed, "return": ppo.window.return_mean}
+        found = measured(ppo.train, lambda: ppo.env_steps, steps)
+        return {**found, "return": ppo.window.return_mean}
 
 
 def rllib(steps: int, seed: int) -> dict[str, Any]:
@@ -96,9 +117,9 @@ def rllib(steps: int, seed: int) -> dict[str, Any]:
     def env_steps() -> float:
         return float(last["env_runners"]["num_env_steps_sampled_lifetime"])
 
-    speed = measured(train, env_steps, steps)
-    found = last["env_runners"].get("episode_return_mean", float("nan"))
-    return {"steps_per_second": speed, "return": found, "version": ray.__version__}
+    found = measured(train, env_steps, steps)
+    mean = last["env_runners"].get("episode_return_mean", float("nan"))
+    return {**found, "return": mean, "version": ray.__version__}
 
 
 def start_ray(ray: Any) -> None:
@@ -147,6 +168,40 @@ def broadcast(rounds: int) -> dict[str, Any]:
     }
 
 
+def one(side: str, options: argparse.Namespace, seed: int) -> Any:
+    """One run."""
+    if side != "rllib":
+        return ours(side, options.steps, seed)
+    arguments = ["--steps", str(options.steps // 4)]
+    return run_once(options.peer_python, Path(__file__), side, seed, arguments)
+
+
+def report(sides: dict[str, list[Any]]) -> None:
+    """Prints medians, and the ratios within pairs with their range."""
+    told: dict[str, Any] = {
+        "question": "PPO CartPole-v1, 2 runners x 4 environments: steps per second",
+        "commit": commit(),
+        "cores": os.cpu_count(),
+    }
+    for side, found in sides.items():
+        told[side] = {
+            name: round(statistics.median([run[name] for run in found]))
+            for name in ("steps_per_second", "cpu_us_per_step")
+            if found
+        } or "absent: give --peer-python"
+    for name, over, under, of in (
+        ("speed, ray / process", "ray", "process", "steps_per_second"),
+        ("speed, ray / rllib", "ray", "rllib", "steps_per_second"),
+        ("processor time, ray / process", "ray", "process", "cpu_us_per_step"),
+        ("processor time, rllib / ray", "rllib", "ray", "cpu_us_per_step"),
+    ):
+        ratios = [a[of] / b[of] for a, b in zip(sides[over], sides[under], strict=False)]
+        if ratios:
+            told[name] = round(statistics.median(ratios), 2)
+            told[f"{name}, range"] = [round(min(ratios), 2), round(max(ratios), 2)]
+    print(json.dumps(told))
+
+
 def main() -> None:
     """Prints one JSON line for each question."""
     flags = parser(__doc__ or "")
@@ -161,35 +216,14 @@ def main() -> None:
         print(json.dumps({"question": __doc__, "ray": "absent: pip install -e '.[ray]'"}))
         return
     start_ray(ray)
-    sides: dict[str, list[float]] = {"process": [], "ray": [], "rllib": []}
+    sides: dict[str, list[Any]] = {"process": [], "ray": [], "rllib": []}
     for pair in range(options.pairs):
-        for engine in ("process", "ray"):
-            found = ours(engine, options.steps, options.seed + pair)
-            sides[engine].append(found["steps_per_second"])
-            print(json.dumps({"pair": pair, "side": engine, **found}), file=sys.stderr)
-        if options.peer_python:
-            arguments = ["--steps", str(options.steps // 4)]
-            peer = run_once(
-                options.peer_python, Path(__file__), "rllib", options.seed + pair, arguments
-            )
-            sides["rllib"].append(peer["steps_per_second"])
-            print(json.dumps({"pair": pair, "side": "rllib", **peer}), file=sys.stderr)
-    report: dict[str, Any] = {
-        "question": "PPO CartPole-v1, 2 runners x 4 environments: steps per second",
-        "commit": commit(),
-        "cores": os.cpu_count(),
-    }
-    for side, speeds in sides.items():
-        report[side] = round(statistics.median(speeds)) if speeds else "absent: give --peer-python"
-    for name, (over, under) in {
-        "ray / process": ("ray", "process"),
-        "ray / rllib": ("ray", "rllib"),
-    }.items():
-        ratios = [a / b for a, b in zip(sides[over], sides[under], strict=False)]
-        if ratios:
-            report[name] = round(statistics.median(ratios), 2)
-            report[f"{name} range"] = [round(min(ratios), 2), round(max(ratios), 2)]
-    print(json.dumps(report))
+        for side, found in sides.items():
+            if side == "rllib" and not options.peer_python:
+                continue
+            found.append(one(side, options, options.seed + pair))
+            print(json.dumps({"pair": pair, "side": side, **found[-1]}), file=sys.stderr)
+    report(sides)
     print(json.dumps(broadcast(rounds=5)))
     ray.shutdown()
 
