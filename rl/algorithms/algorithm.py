@@ -20,7 +20,7 @@ import gymnasium
 from rl.algorithms import snapshot
 from rl.algorithms.engines import make_env_runners, make_learners, make_runtime
 from rl.algorithms.registry import read_config
-from rl.algorithms.results import TrainResult, ended_in, shares_of, warn_of_skipped
+from rl.algorithms.results import TrainResult, count_sampling, ended_in, shares_of, warn_of_skipped
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.devices import device_problems
@@ -74,7 +74,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         self.episodes: list[tuple[int, Episode]] = []  # of the call under way, or the last
         self._row_began: int | None = None  # the step; None when a new row of metrics begins
         self._metrics: Metrics = {}
-        self._seconds = {"sample": 0.0, "learn": 0.0}
+        self._seconds = {"sample": 0.0, "act": 0.0, "learn": 0.0}
         self._trained_s = 0.0
         self._skipped = 0.0  # updates of the run so far
         self.best_return: float | None = None  # of the best evaluation so far
@@ -118,7 +118,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         began = time.perf_counter()
         rollouts = self.env_runners.sample(length)
         self.midway = True
-        self._seconds["sample"] += time.perf_counter() - began
+        count_sampling(self._seconds, time.perf_counter() - began, rollouts)
         for at, episode in ended_in(rollouts, self.env_steps):
             self.window.add(episode.episode_return, episode.length, episode.success)
             self.episodes.append((at, episode))
@@ -167,7 +167,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         """
         began, steps_before = time.perf_counter(), self.env_steps
         self.episodes = []
-        self._seconds = {"sample": 0.0, "learn": 0.0}
+        self._seconds = {"sample": 0.0, "act": 0.0, "learn": 0.0}
         if self._row_began is None:
             self._row_began, self._metrics = steps_before, {}
         with self.learners.computing():

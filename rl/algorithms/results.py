@@ -11,7 +11,7 @@ import numpy as np
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.learner import Metrics
 
-__all__ = ["TrainResult", "ended_in", "shares_of", "warn_of_skipped"]
+__all__ = ["TrainResult", "count_sampling", "ended_in", "shares_of", "warn_of_skipped"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,19 @@ def ended_in(rollouts: Sequence[Rollout], before: int) -> list[tuple[int, Episod
     return sorted(ended, key=lambda entry: entry[0])  # stable
 
 
-def shares_of(elapsed: float, steps: int, *, sample: float, learn: float) -> Metrics:
+def count_sampling(seconds: dict[str, float], waited: float, rollouts: Sequence[Rollout]) -> None:
+    """Adds what was waited for rollouts, and how much of it went into choosing actions.
+
+    Runners work side by side: it is split in the proportions of what they did meanwhile.
+    """
+    seconds["sample"] += waited
+    seconds["act"] += waited * sum(rollout.act_share for rollout in rollouts) / len(rollouts)
+
+
+def shares_of(elapsed: float, steps: int, *, sample: float, act: float, learn: float) -> Metrics:
     """The `perf/` metrics of `elapsed` seconds: so many went into waiting for rollouts, learning.
+
+    While it was waited for rollouts, runners chose actions (`act` seconds) or stepped environments.
 
     What is sampled while the learner learns is not waited for, and makes `perf/sample_fps` large.
     """
@@ -74,6 +85,8 @@ def shares_of(elapsed: float, steps: int, *, sample: float, learn: float) -> Met
         "perf/sample_fps": steps / sample if sample else 0.0,
         "perf/learner_fps": steps / learn if learn else 0.0,
         "perf/sample_share": sample / elapsed,
+        "perf/inference_share": act / elapsed,
+        "perf/env_share": (sample - act) / elapsed,
         "perf/learn_share": learn / elapsed,
         "perf/wait_share": max(0.0, 1 - (sample + learn) / elapsed),
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rl.algorithms.algorithm import CLOSE_S, Algorithm, TrainResult
+from rl.algorithms.bottleneck import TimeSpent
 from rl.algorithms.saving import Saves, keep_batch, resume_run
 from rl.algorithms.snapshot import portable
 from rl.algorithms.stopping import DEFAULT_GRACE_S, GivenUp, Interrupted, StopRequests
@@ -24,6 +25,7 @@ from rl.core.records.episodes import EpisodeLog
 from rl.core.records.files import sweep, temporary_sibling
 from rl.core.records.metrics import MetricsLogger
 from rl.core.records.run_directory import RunDirectory
+from rl.core.runtime.resources import available_cpus
 from rl.env_runners.evaluation import Evaluation
 from rl.errors import ConfigError, Diverged, RLError, StorageError, UsageError
 
@@ -151,6 +153,7 @@ class _Run:
         self.saves = Saves(algorithm, self.logger, store, reporter.message)
         self.began = time.perf_counter()
         self.trained_s = 0.0
+        self.spent = TimeSpent()
 
     def execute(self, resume: bool) -> RunResult:
         """Trains, evaluates, saves; closes the logs whatever happens."""
@@ -199,7 +202,9 @@ class _Run:
             before, began = algorithm.env_steps, time.perf_counter()
             with self.stop.may_give_up():
                 result = algorithm.train_within(config.total_steps, self.stop.pressing)
-            self.trained_s += time.perf_counter() - began
+            took = time.perf_counter() - began
+            self.trained_s += took
+            self.spent.add(result.metrics, took)
             self._log(result)
             if algorithm.env_steps >= config.total_steps:
                 return  # it is evaluated and saved in any case
@@ -277,8 +282,16 @@ class _Run:
         )
         self.logger.log_hparams(_scalars(self.config), {})
         self.run.write_result(_summary(outcome, self.run.path))
+        for line in self._time_lines():
+            self.reporter.message(line)
         self.reporter.finish(outcome)
         return outcome
+
+    def _time_lines(self) -> list[str]:
+        learners = self.algorithm.learners
+        return self.spent.lines(
+            self.config, learners.engine, learners.engine_obstacles, available_cpus()
+        )
 
     def _write_policy(self) -> None:
         """Puts `policy/` in place; an earlier stretch's makes way when the new one is whole."""

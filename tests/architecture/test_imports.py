@@ -12,6 +12,7 @@ import rl
 
 ROOT = Path(__file__).parents[2]
 ALGORITHM_PARTS = {
+    "bottleneck",
     "__init__",
     "algorithm",
     "engines",

@@ -73,6 +73,7 @@ class Rollout:
     fragment: int = 0
     episodes: tuple[Episode, ...] = field(default=())
     failures: tuple[Failure, ...] = field(default=())
+    act_share: float = 0.0  # part of the time it took that went into choosing actions
 
     @property
     def length(self) -> int:
@@ -142,6 +143,7 @@ class Rollout:
             runner=first.runner,
             fragment=first.fragment,
             episodes=tuple(episode for r in rollouts for episode in r.episodes),
+            act_share=sum(r.act_share for r in rollouts) / len(rollouts),
             failures=tuple(
                 failure._replace(environment=failure.environment + int(offset))
                 for r, offset in zip(rollouts, offsets, strict=True)

@@ -40,7 +40,7 @@ _CHARTS: Mapping[str, Mapping[str, str]] = {
     },
     "Speed": {
         "Steps per second": r"time/fps|perf/(sample|learner)_fps",
-        "Where the time goes": r"perf/(sample|learn|wait)_share",
+        "Where the time goes": r"perf/(env|inference|learn|wait)_share",
         "Policy lag in updates": r"train/policy_lag_(mean|max)",
         "Runners": r"sampler/(alive|restarts|restored_steps|discarded_steps|env_failures)",
     },
