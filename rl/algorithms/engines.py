@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.models.actor import ActorFactory
 from rl.core.runtime import Runtime
+from rl.core.runtime.resources import available_cpus
 from rl.env_runners.elastic import ElasticEnvRunnerGroup
 from rl.env_runners.group import EnvRunnerGroup
 
@@ -29,9 +29,8 @@ def choose_engine(config: AlgorithmConfig) -> str:
         return config.runtime.engine
     if config.learners.num > 0:
         return "process"
-    cores = len(os.sched_getaffinity(0))
     side_by_side = config.env_runners.num > 1 or config.env_runners.overlap
-    return "process" if side_by_side and cores > 1 else "inline"
+    return "process" if side_by_side and available_cpus() > 1 else "inline"
 
 
 def make_runtime(config: AlgorithmConfig) -> Runtime:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from rl.errors import ResourcesUnavailable, UsageError
 
@@ -13,11 +16,46 @@ SLACK = 1e-9
 """Sums of fractions such as 0.1 + 0.2 may miss the total by rounding."""
 
 
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+
+
 def available_cpus() -> int:
-    """Cores this process may use; fewer than the machine has in a container or under taskset."""
+    """Cores this process may use; fewer than the machine has in a container or under taskset.
+
+    A container's share of time, `docker run --cpus 1.5`, counts as that many cores, rounded up.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min([cores, *(max(1, math.ceil(quota)) for quota in _quotas(CGROUPS, MEMBERSHIP))])
+
+
+def _quotas(root: Path, membership: Path) -> Iterator[float]:
+    """Cores' worth of time that each control group above this process is limited to."""
+    with contextlib.suppress(OSError, ValueError):  # no Linux, or none of it mounted
+        for line in membership.read_text().splitlines():
+            _, controllers, inside = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue  # version 2 names none, version 1 those of the hierarchy
+            top = root / "cpu" if controllers else root
+            group = top / inside.lstrip("/")
+            for directory in (group, *group.parents):
+                yield from _quota(directory)
+                if directory == top:
+                    break
+
+
+def _quota(group: Path) -> Iterator[float]:
+    """The limit of one control group, if it has one."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text().split()
+        yield int(quota) / int(period)  # "max" is none
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if int(quota) > 0:
+            yield int(quota) / int(period)
 
 
 class ResourceLedger:

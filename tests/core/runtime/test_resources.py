@@ -1,7 +1,11 @@
 """The ledger of resources never lends more than there is."""
 
+import os
+from pathlib import Path
+
 import pytest
 
+from rl.core.runtime import resources
 from rl.core.runtime.resources import ResourceLedger, available_cpus
 from rl.errors import ResourcesUnavailable, UsageError
 
@@ -42,3 +46,50 @@ def test_amounts_that_make_no_sense_are_refused(amount: float) -> None:
         ResourceLedger({}).check({"cpu": amount}, "a")
     with pytest.raises(UsageError, match="'gpu' is"):
         ResourceLedger({"gpu": amount})
+
+
+def quota_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, membership: str) -> None:
+    (tmp_path / "membership").write_text(membership)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path)
+    monkeypatch.setattr(resources, "MEMBERSHIP", tmp_path / "membership")
+
+
+@pytest.mark.parametrize(
+    ("group", "quota", "cores"),
+    [
+        (".", "150000 100000", 2),
+        ("pod", "300000 100000", 3),
+        ("pod/box", "20000 100000", 1),
+        ("pod/box", "max 100000", 8),
+        ("pod/box", "1600000 100000", 8),
+        ("other", "100000 100000", 8),
+    ],
+)
+def test_a_container_has_the_cores_it_is_given_the_time_of(
+    group: str, quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota_here(monkeypatch, tmp_path, "0::/pod/box\n")
+    (tmp_path / group).mkdir(parents=True, exist_ok=True)
+    (tmp_path / group / "cpu.max").write_text(quota + "\n")
+    assert available_cpus() == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("250000", 3), ("-1", 8)])
+def test_the_first_version_of_control_groups_says_it_in_two_files(
+    quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota_here(monkeypatch, tmp_path, "5:memory:/pod\n4:cpu,cpuacct:/pod\n")
+    (tmp_path / "cpu" / "pod").mkdir(parents=True)
+    (tmp_path / "cpu" / "pod" / "cpu.cfs_quota_us").write_text(quota)
+    (tmp_path / "cpu" / "pod" / "cpu.cfs_period_us").write_text("100000")
+    assert available_cpus() == cores
+
+
+def test_what_says_nothing_of_limits_limits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota_here(monkeypatch, tmp_path, "nonsense")
+    assert available_cpus() == 8
+    (tmp_path / "membership").unlink()
+    assert available_cpus() == 8
