@@ -29,6 +29,11 @@ class TimeSpent:
         for part, metric in PARTS.items():
             self._seconds[part] += metrics.get(metric, 0.0) * seconds
 
+    def shares(self) -> dict[str, float]:
+        """What went into each part, of 1; empty of a run that took no time."""
+        total = sum(self._seconds.values())
+        return {part: seconds / total for part, seconds in self._seconds.items() if total > 0}
+
     def lines(
         self, config: AlgorithmConfig, engine: str, obstacles: Sequence[str], cores: int
     ) -> list[str]:
@@ -40,10 +45,9 @@ class TimeSpent:
             obstacles: Why it was not the faster one.
             cores: Of the machine that this process may use.
         """
-        total = sum(self._seconds.values())
-        if total <= 0:
+        shares = self.shares()
+        if not shares:
             return []
-        shares = {part: seconds / total for part, seconds in self._seconds.items()}
         told = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
         bound = max(shares, key=lambda part: shares[part])
         advise = ADVICE[bound]

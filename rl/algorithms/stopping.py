@@ -23,6 +23,7 @@ __all__ = [
     "GivenUp",
     "Interrupted",
     "StopRequests",
+    "ends_at_once",
     "exit_code_of",
     "leave_at_once",
 ]
@@ -154,3 +155,27 @@ def leave_at_once(number: int) -> None:
     if sys.stdout.isatty():
         os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the live line had hidden the cursor
     os._exit(exit_code_of(number))
+
+
+@contextmanager
+def ends_at_once() -> Iterator[None]:
+    """While a run does not listen to signals itself, there is nothing to save: they end it.
+
+    Not by an exception, which whatever is being imported would take for its own.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        text = f"error: stopped: {signal.Signals(number).name}\n"
+        os.write(sys.stderr.fileno(), text.encode())
+        leave_at_once(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,12 +7,11 @@ import importlib
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-from rl.algorithms.stopping import leave_at_once
+from rl.algorithms.stopping import ends_at_once
 from rl.configs.problems import near_name
 from rl.errors import EnvironmentFault, RLError, RuntimeFault, UsageError
 
@@ -25,6 +24,7 @@ COMMANDS = {
     "algos": "list the algorithms",
     "envs": "list the environments",
     "doctor": "check an environment of your own",
+    "bench": "find the fastest number of runners, and their engine, for a run here",
 }
 """Command -> what it does; each is `main(arguments) -> exit code` in a module of its name."""
 
@@ -48,30 +48,6 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _ends_at_once() -> Iterator[None]:
-    """While a run does not listen to signals itself, there is nothing to save: they end it.
-
-    Not by an exception, which whatever is being imported would take for its own.
-    """
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        text = f"error: stopped: {signal.Signals(number).name}\n"
-        os.write(sys.stderr.fileno(), text.encode())
-        leave_at_once(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _users_traceback(error: RLError) -> str:
@@ -120,7 +96,7 @@ def _named(name: str) -> Callable[[list[str]], int]:
 
 
 def _train(arguments: list[str]) -> int:
-    with _ends_at_once():
+    with ends_at_once():
         return _named("train")(arguments)
 
 

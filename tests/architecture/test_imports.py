@@ -22,6 +22,7 @@ ALGORITHM_PARTS = {
     "snapshot",
     "stopping",
     "training",
+    "trials",
     "videos",
 }
 LIGHT = [

@@ -113,7 +113,7 @@ def test_an_unknown_command_has_a_near_name(capsys: pytest.CaptureFixture[str]) 
 def test_rl_alone_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert rl_main([]) == 0
     said = capsys.readouterr().out
-    for command in ("train", "evaluate", "algos", "envs", "doctor"):
+    for command in ("train", "evaluate", "algos", "envs", "doctor", "bench"):
         assert command in said
 
 
