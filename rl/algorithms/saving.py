@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from rl.algorithms.algorithm import Algorithm
+from rl.algorithms.beside import BesideTheRun
 from rl.algorithms.snapshot import portable
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.tree import Array
 from rl.core.records.checkpoint import Checkpoint, write_checkpoint
 from rl.core.records.checkpoint_store import CheckpointStore
-from rl.core.records.checkpoint_writer import CheckpointWriter
+from rl.core.records.checkpoint_writer import CheckpointWriter, on_thread
 from rl.core.records.metrics import LogPosition, MetricsLogger
 from rl.errors import CheckpointError, Diverged, RLError, StorageError
 
@@ -42,8 +43,10 @@ class Saves:
         """`tell` says a line to the user; `clock` counts seconds."""
         self._algorithm = algorithm
         self._logger = logger
-        self._writer = CheckpointWriter(store)
         self._settings = algorithm.config.checkpoints
+        # A few a run are not worth a process.
+        self._process = BesideTheRun() if self._settings.interval else None
+        self._writer = CheckpointWriter(store, self._process or on_thread)
         self._tell = tell
         self._clock = clock
         self._copied_s = 0.0
@@ -134,6 +137,8 @@ class Saves:
     def close(self) -> None:
         """Waits for the disk."""
         self._writer.wait()
+        if self._process is not None:
+            self._process.close()
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import rl
 
 ROOT = Path(__file__).parents[2]
 ALGORITHM_PARTS = {
-    "bottleneck",
     "__init__",
     "algorithm",
+    "beside",
+    "bottleneck",
     "engines",
     "registry",
     "results",

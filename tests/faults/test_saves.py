@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rl.algorithms.beside import BesideTheRun
 from rl.cli.main import train_main
 from rl.core.records.checkpoint import read_checkpoint
 from rl.core.records.checkpoint_store import CheckpointStore
+from rl.core.records.checkpoint_writer import on_thread
 from rl.core.records.frozen import Frozen
 from rl.errors import StorageError
 from tests.faults.runs import Launcher, settings, write_config
@@ -231,6 +233,13 @@ def test_no_damage_to_a_checkpoint_goes_unseen(launcher: Launcher, tmp_path: Pat
     assert "Traceback" not in launcher.said()
 
 
+@pytest.fixture
+def saved_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written by this process, where a test can refuse."""
+    monkeypatch.setattr(BesideTheRun, "__call__", lambda _, work: on_thread(work))
+
+
+@pytest.mark.usefixtures("saved_here")
 @pytest.mark.fault(
     "the disk is full while a checkpoint is written",
     "earlier checkpoints stand, a warning, the run goes on and tries again",
@@ -258,6 +267,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     assert store.newest_valid()[0].meta["env_steps"] == 1024
 
 
+@pytest.mark.usefixtures("saved_here")
 @pytest.mark.fault(
     "the disk is still full at the end of the run",
     "code 6 and failure.json; --resume completes the run",

@@ -26,7 +26,7 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from rl.core.records.files import sync_directory, sync_file, temporary_sibling, write_durably
 from rl.core.records.frozen import Frozen, StoredFile
@@ -61,6 +61,7 @@ _SEAL = "sha256"
 _NO_SUM = "0" * 64
 _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_TEXT_BYTES = 256 << 20
+_MAX_COPIED_BYTES = 16 << 20  # larger arrays go to the file as they lie
 _DTYPES = frozenset("?bhilqBHILQefd")
 
 
@@ -188,10 +189,11 @@ def _fill(directory: Path, files: Mapping[str, Content]) -> dict[str, str]:
     directories = {directory}
     for name, content in files.items():
         path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        directories.update(parent for parent in path.parents if directory in parent.parents)
-        shared = _put(path, content)
-        entries[name] = {"size": path.stat().st_size, "sha256": shared or _sum(path)}
+        if path.parent not in directories:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            directories.update(parent for parent in path.parents if directory in parent.parents)
+        size, digest = _put(path, content)
+        entries[name] = {"size": size, "sha256": digest}
     manifest = {"kind": _KIND, "format": FORMAT, "version": __version__, "files": entries}
     write_durably(directory / _MANIFEST, sealed(manifest))
     for parent in directories:
@@ -199,19 +201,22 @@ def _fill(directory: Path, files: Mapping[str, Content]) -> dict[str, str]:
     return {name: str(entry["sha256"]) for name, entry in entries.items()}
 
 
-def _put(path: Path, content: Content) -> str | None:
-    """Writes one file; returns its sum if that is known from before."""
-    if isinstance(content, bytes):
-        write_durably(path, content)
-        return None
+def _put(path: Path, content: Content) -> tuple[int, str]:
+    """Writes one file; returns its size and sum."""
     if isinstance(content, Frozen) and content.file is not None:
         content.file.share(path)
-        return content.file.sha256
+        return content.file.size, content.file.sha256
     arrays = content.arrays if isinstance(content, Frozen) else content
     assert arrays is not None, f"{path} has no content"
-    save_file(_storable(arrays), path)
-    sync_file(path)
-    return None
+    if not isinstance(arrays, bytes):
+        arrays = _storable(arrays)
+        if sum(array.nbytes for array in arrays.values()) > _MAX_COPIED_BYTES:
+            save_file(arrays, path)
+            sync_file(path)
+            return path.stat().st_size, _sum(path)
+        arrays = save(arrays)
+    write_durably(path, arrays)
+    return len(arrays), hashlib.sha256(arrays).hexdigest()
 
 
 def _storable(arrays: Arrays) -> dict[str, NDArray[np.generic]]:

@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from rl.core.records.checkpoint import Arrays, Json
+from rl.core.records.checkpoint import Content, Json
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.files import sync_file
+from rl.core.records.frozen import Frozen, StoredFile
 from rl.errors import StorageError
 
-__all__ = ["CheckpointWriter"]
+__all__ = ["CheckpointWriter", "Job", "Submit", "Written", "on_thread", "run"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What has reached the disk."""
+
+    path: Path
+    """The checkpoint."""
+    shared: Mapping[str, StoredFile]
+    """Its files that later checkpoints may have, too, by name."""
+
+
+class Job(Protocol):
+    """A checkpoint that is being written."""
+
+    def done(self) -> bool:
+        """Whether it is over."""
+
+    def result(self) -> Written:
+        """Waits for it; raises what it raised."""
+
+
+Submit = Callable[[Callable[[], Written]], Job]
+"""Begins something beside the run."""
 
 
 class CheckpointWriter:
-    """One checkpoint at a time, on a thread of its own. Call `wait` before the run ends."""
+    """One checkpoint at a time. Call `wait` before the run ends."""
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: CheckpointStore, submit: Submit) -> None:
+        """Writes to a store; `submit` says where that is done: `on_thread`, or in a process."""
         self._store = store
-        self._thread: threading.Thread | None = None
-        self._path: Path | None = None
+        self._submit = submit
+        self._job: Job | None = None
+        self._shared: dict[str, Frozen] = {}
         self._error: BaseException | None = None
 
     def begin(
         self,
         env_steps: int,
-        files: Mapping[str, bytes | Arrays],
+        files: Mapping[str, Content],
         meta: Mapping[str, Json],
         *,
         logs: Sequence[Path] = (),
@@ -42,46 +72,94 @@ class CheckpointWriter:
             best: Whether `best` shall point at it.
         """
         self.wait()
-
-        def write() -> None:
-            for log in logs:
-                sync_file(log)
-            self._path = self._store.save(env_steps, files, meta)
-            if best:
-                self._store.mark_best(self._path)
-
-        self._path = None
-        self._thread = threading.Thread(
-            target=self._run, args=(write,), name="checkpoint", daemon=True
+        self._shared = {name: file for name, file in files.items() if isinstance(file, Frozen)}
+        self._job = self._submit(
+            functools.partial(_write, self._store, env_steps, files, meta, tuple(logs), best)
         )
-        self._thread.start()
-
-    def _run(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            self._error = StorageError(f"cannot write {error.filename}: {error.strerror}")
-            self._error.__cause__ = error
-        except BaseException as error:
-            self._error = error
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._job is not None and not self._job.done()
 
     def failure(self) -> StorageError | None:
         """Why the last checkpoint could not be written; told once. A bug of ours is raised."""
         if self.busy:
             return None
+        self.wait()
         error, self._error = self._error, None
         if error is not None and not isinstance(error, StorageError):
             raise error
         return error
 
-    def wait(self) -> Path | None:
-        """Waits for the disk; returns where the last checkpoint went, None if there is none."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        return self._path
+    def wait(self) -> None:
+        """Waits for the disk."""
+        if self._job is None:
+            return
+        try:
+            written = self._job.result()
+        except Exception as error:
+            self._error = error
+        else:
+            for name, file in written.shared.items():
+                self._shared[name].written(file)
+        self._job = None
+
+
+def _write(
+    store: CheckpointStore,
+    env_steps: int,
+    files: Mapping[str, Content],
+    meta: Mapping[str, Json],
+    logs: Sequence[Path],
+    best: bool,
+) -> Written:
+    """Writes a checkpoint; it may be another process that does. Raises `StorageError`."""
+    try:
+        for log in logs:
+            sync_file(log)
+        path = store.save(env_steps, files, meta)
+        if best:
+            store.mark_best(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
+    frozen = {name: file for name, file in files.items() if isinstance(file, Frozen)}
+    return Written(path, {n: file.file for n, file in frozen.items() if file.file is not None})
+
+
+class _OnThread:
+    """A job on a thread of its own, which does not keep the interpreter from ending."""
+
+    def __init__(self, work: Callable[[], Written]) -> None:
+        self._written: Written | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(work,), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, work: Callable[[], Written]) -> None:
+        try:
+            self._written = work()
+        except BaseException as error:
+            self._error = error
+
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> Written:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._written is not None
+        return self._written
+
+
+def on_thread(work: Callable[[], Written]) -> Job:
+    """Begins the work on a thread of this process."""
+    return _OnThread(work)
+
+
+def run(work: Callable[[], Written]) -> Written:
+    """Does the work here: a task for another process, which has a short name in messages."""
+    return work()
