@@ -27,7 +27,15 @@ from rl.core.records.metrics import MetricsLogger
 from rl.core.records.run_directory import RunDirectory
 from rl.core.runtime.resources import available_cpus
 from rl.env_runners.evaluation import Evaluation
-from rl.errors import ConfigError, Diverged, RLError, StorageError, UsageError
+from rl.errors import (
+    ConfigError,
+    Diverged,
+    EnvironmentFault,
+    RLError,
+    RuntimeFault,
+    StorageError,
+    UsageError,
+)
 
 __all__ = ["Interrupted", "Reporter", "RunResult", "train_run"]
 
@@ -169,15 +177,21 @@ class _Run:
         try:
             self._train()
             return self._complete()
-        except GivenUp:
-            if self.algorithm.episodes and not self.algorithm.midway:
-                self._log_episodes(self.algorithm.episodes)
-            self.saves.last_words()
+        except (GivenUp, EnvironmentFault, RuntimeFault) as error:
+            # Of learners that are not in this process one may be what failed.
+            if self.config.learners.num == 0 or not isinstance(error, RuntimeFault):
+                self._last_words()
             raise
         finally:
             self.saves.close()
             self.logger.close()
             self.episodes.close()
+
+    def _last_words(self) -> None:
+        """Keeps what was learnt until the iteration under way."""
+        if self.algorithm.episodes and not self.algorithm.midway:
+            self._log_episodes(self.algorithm.episodes)
+        self.saves.last_words()
 
     def _resume(self) -> bool:
         """Goes to where the run stood; returns whether its logs begin with this config."""

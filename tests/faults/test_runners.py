@@ -82,6 +82,7 @@ def test_killed_runners_change_nothing(launcher: Launcher, tmp_path: Path, kills
     (tmp_path / "waiting.py").write_text(WAITING.format(kills=str(count), enough=kills))
     one = {"env": "waiting:Waiting-v0", "total_steps": 4 * 128 * (1 + kills)}
     one["evaluation"] = {"interval": 0, "num_episodes": 2}
+    one["checkpoints"] = {"interval": 0}  # else there is a third process, which writes them
     write_config(tmp_path / "config.yaml", settings("ppo", "process", **one))
     chance, done = random.Random(kills), 0
     pid = launcher.start(*BEGIN, "--trust", "waiting")
@@ -212,6 +213,57 @@ def test_an_environment_that_is_broken_ends_the_run(
     failure = json.loads((tmp_path / "run" / "failure.json").read_text())
     assert failure["exit_code"] == code
     assert word in failure["message"]
+
+
+LATE = """
+import os
+
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Late(CartPoleEnv):
+    '''CartPole that raises after so many steps of all together, until it is mended.'''
+
+    total = 0
+
+    def step(self, action):
+        Late.total += 1
+        if Late.total > {after} and not os.path.exists("mended"):
+            raise RuntimeError("too late")
+        return super().step(action)
+
+
+gymnasium.register("Late-v0", Late)
+"""
+
+
+@pytest.mark.fault(
+    "an environment is broken after hours of training, or when it is evaluated",
+    "code 3; what was learnt until then is in a checkpoint, from which --resume goes on",
+)
+@pytest.mark.parametrize(("after", "kept"), [(300, 256), (512, 512)])
+def test_what_was_learnt_before_an_environment_broke_is_kept(
+    launcher: Launcher, tmp_path: Path, after: int, kept: int
+) -> None:
+    (tmp_path / "late.py").write_text(LATE.format(after=after))
+    values = settings("ppo", "inline", total_steps=512, checkpoints={"interval": 0}) | {
+        "env": "late:Late-v0",
+        "evaluation": {"interval": 0, "num_episodes": 2},
+        "env_runners": {"num": 2, "envs_per_runner": 2, "max_env_failures": 0},
+    }
+    write_config(tmp_path / "config.yaml", values)
+    assert launcher.run(*BEGIN, "--trust", "late") == 3, launcher.said()
+    assert "raised RuntimeError: too late" in launcher.said().splitlines()[-1]
+    newest, _ = CheckpointStore(tmp_path / "run" / "checkpoints").newest_valid()
+    assert newest.meta["env_steps"] == kept
+    failure = json.loads((tmp_path / "run" / "failure.json").read_text())
+    assert failure["checkpoint"] == f"checkpoints/{newest.path.name}"
+    (tmp_path / "mended").touch()
+    assert launcher.run("--resume", "run", "--trust", "late") == 0, launcher.said()
+    (tmp_path / "run").rename(tmp_path / "disturbed")
+    assert launcher.run(*BEGIN, "--trust", "late") == 0, launcher.said()
+    assert_same_run(tmp_path / "disturbed", tmp_path / "run")
 
 
 STUMBLING = """
