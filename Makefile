@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUN    := runs/cartpole-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: setup train test test-slow check format bench clean
+.PHONY: setup train test test-slow check format peers bench guard clean
 
 setup: $(STAMP)
 
@@ -43,8 +43,16 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# The libraries that `bench` compares with, outside of the tree; WITH=--rllib for RLlib, too.
+peers:
+	$(PYTHON) benchmarks/make_peers.py $(WITH)
+
+# BENCH="--only ppo_pong", say. An hour or two; nothing else should run meanwhile.
 bench: $(STAMP)
-	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/run_all.py $(BENCH)
+
+guard: $(STAMP)
+	$(BIN)/python benchmarks/guard.py $(GUARD)
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

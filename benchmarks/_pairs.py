@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -18,6 +19,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+PEERS = Path(os.environ.get("RL_PEERS") or CACHE / "rl-platform" / "peers")
+"""Where `make_peers.py` makes the peers' environments."""
+
+
+def python_of(peer: str, directory: Path) -> Path:
+    """The Python of a peer's environment."""
+    return directory / peer / "bin" / "python"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -32,13 +41,16 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def commit() -> str:
-    """The commit measured, `+` when files differ from it."""
+    """The commit measured, `+` when files differ from it; unknown outside of a checkout."""
     git = ["git", "-C", str(ROOT)]
-    head, dirty = (
-        subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
-        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
-    )
-    return head + ("+" if dirty else "")
+    try:
+        head, dirty = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.strip() + ("+" if dirty.strip() else "")
 
 
 def run_once(
@@ -88,7 +100,7 @@ def compare(
             report[which] = {
                 "steps_per_second": round(statistics.median(speeds)),
                 "range": [round(min(speeds)), round(max(speeds))],
-                "returns": [round(entry["return"], 1) for entry in found],
+                "returns": [_told(entry["return"]) for entry in found],
                 "version": found[0]["version"],
             }
         else:
@@ -101,3 +113,8 @@ def compare(
         report["ratio"] = round(statistics.median(ratios), 2)
         report["ratio_range"] = [round(min(ratios), 2), round(max(ratios), 2)]
     print(json.dumps(report))
+
+
+def _told(mean: float) -> float | None:
+    """A mean return; None, for which JSON has a word, where no episode has ended."""
+    return round(mean, 1) if math.isfinite(mean) else None

@@ -1,0 +1,81 @@
+"""How many environment steps a second does PPO learn from on HalfCheetah-v5, beside SB3?
+
+8 environments x 256 steps, 10 epochs of minibatches of 64, two hidden layers of 64, one thread, the
+other settings equal. Import and set-up are not counted. `make peers` makes the peer's Python.
+
+    python benchmarks/ppo_halfcheetah.py --peer-python PATH/bin/python
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+LENGTH, ENVIRONMENTS, EPOCHS, MINIBATCH = 256, 8, 10, 64
+
+
+def ours(steps: int, seed: int) -> dict[str, object]:
+    """Trains with this package, as `learn` does."""
+    import rl
+
+    config = rl.PPOConfig(
+        env="HalfCheetah-v5",
+        seed=seed,
+        total_steps=steps,
+        rollout_length=LENGTH,
+        num_epochs=EPOCHS,
+        minibatch_size=MINIBATCH,
+    ).with_env_runners(envs_per_runner=ENVIRONMENTS)
+    with config.build() as algorithm:
+        began = time.perf_counter()
+        result = algorithm.learn()
+        seconds = time.perf_counter() - began
+    return _report(result.env_steps, seconds, result.episode_return_mean, rl.__version__)
+
+
+def sb3(steps: int, seed: int) -> dict[str, object]:
+    """Trains with Stable-Baselines3."""
+    import stable_baselines3
+    import torch
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(1)
+    model = stable_baselines3.PPO(
+        "MlpPolicy",
+        make_vec_env("HalfCheetah-v5", ENVIRONMENTS, seed=seed),
+        n_steps=LENGTH,
+        batch_size=MINIBATCH,
+        n_epochs=EPOCHS,
+        seed=seed,
+        device="cpu",
+    )
+    began = time.perf_counter()
+    model.learn(steps)
+    seconds = time.perf_counter() - began
+    recent = [episode["r"] for episode in model.ep_info_buffer]
+    mean = sum(recent) / len(recent) if recent else float("nan")
+    return _report(model.num_timesteps, seconds, mean, stable_baselines3.__version__)
+
+
+def _report(steps: int, seconds: float, mean: float, version: str) -> dict[str, object]:
+    return {"steps_per_second": steps / seconds, "return": mean, "version": version}
+
+
+def main() -> None:
+    """Compares, or runs one side when asked to by the comparison."""
+    import _pairs
+
+    parser = _pairs.parser(__doc__)
+    parser.set_defaults(steps=60_000)
+    flags = parser.parse_args()
+    if flags.run:
+        side = {"ours": ours, "sb3": sb3}[flags.run]
+        print(json.dumps(side(flags.steps, flags.seed)))
+    else:
+        question = "PPO HalfCheetah-v5, 8 x 256, minibatch 64, 10 epochs, steps/s"
+        _pairs.compare(question, Path(__file__), flags, peer="sb3")
+
+
+if __name__ == "__main__":
+    main()
