@@ -237,6 +237,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             self.config.evaluation.num_episodes if num_episodes is None else num_episodes,
             self.config.seed if seed is None else seed,
             env_steps=self.env_steps,
+            max_failures=self.config.env_runners.max_env_failures,
         )
 
     @property

@@ -86,6 +86,7 @@ def main(arguments: list[str]) -> int:
         episodes,
         seed,
         deterministic="stochastic" not in line.values,
+        max_failures=config.env_runners.max_env_failures,
     )
     if "json" in line.values:
         told = {

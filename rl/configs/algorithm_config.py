@@ -71,8 +71,9 @@ class EnvRunnersConfig(Settings):
     """Seconds without a step after which a runner's process is taken for hung and made anew; not
     used inline."""
     max_env_failures: NotNegative = 10
-    """How often environments may raise in a run. One that does is made anew: its episode ends as
-    truncated with the step before. Vector environments may not, nor one that never takes a step."""
+    """How often environments may raise in a run, and in an evaluation. One that does is made anew:
+    its episode ends as truncated with the step before; in an evaluation it is played again. Vector
+    environments may not, nor one that never takes a step."""
 
     def problems(self) -> Iterator[Problem]:
         """There is at most one process for each runner."""

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -12,6 +12,7 @@ from rl.core.models.policy import Policy
 from rl.core.models.spec import NetworkSpec
 from rl.core.seeding import stream_seed
 from rl.env_runners.evaluation import Evaluation, evaluate_policy
+from rl.errors import EnvironmentFault
 
 
 class FirstAction:
@@ -151,3 +152,77 @@ def test_environments_are_closed_when_one_of_them_breaks() -> None:
 def test_the_summary_of_an_evaluation() -> None:
     result = Evaluation((1.0, 3.0), (10, 20), env_steps=7)
     assert (result.mean, result.std, result.mean_length, result.env_steps) == (2.0, 1.0, 15.0, 7)
+
+
+class Stumbling(Uneven):
+    """Does something bad if it is the n-th that was made, counted from 0, and `bad` has n."""
+
+    made: "list[Stumbling]"
+    bad: dict[int, str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault = self.bad.get(len(self.made), "")
+        self.made.append(self)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        result = super().reset(seed=seed)
+        if self.fault == "reset":
+            raise RuntimeError("it does not begin")
+        return result
+
+    def step(self, action: Any) -> Any:
+        if self.fault == "step":
+            raise RuntimeError("it stumbled")
+        if self.fault == "shape":
+            return np.zeros(2, np.float32), 1.0, False, False, {}
+        return super().step(action)
+
+
+def stumbling(**bad: str) -> type[Stumbling]:
+    faults = {int(name.removeprefix("number")): fault for name, fault in bad.items()}
+    return type("Stumbling", (Stumbling,), {"made": [], "bad": faults})
+
+
+def test_an_environment_that_raises_is_made_anew_and_its_episode_played_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = FirstAction(Uneven.observation_space)
+    made = stumbling(number1="step", number3="reset")  # of three; the fourth replaces the second
+    result = evaluate_policy(policy, made, 3, seed=3, max_failures=2)
+    expected = expected_lengths(3, seed=3)
+    again = stream_seed(3, "evaluation", 1, 2) & 0xFFFFFFFF  # the second attempt after the first
+    assert result.lengths == (expected[0], length_of(again), expected[2])
+    assert result.returns == result.lengths
+    assert made.made[4].seeds == [again]
+    assert all(env.closed for env in made.made)
+    assert len(made.made) == 5
+    assert "it stumbled" in caplog.messages[0]
+    assert "failure 1 of the 2" in caplog.messages[0]
+    assert "it does not begin" in caplog.messages[1]
+
+
+def test_environments_that_raise_too_often_end_the_evaluation() -> None:
+    policy = FirstAction(Uneven.observation_space)
+    made = stumbling(number0="step", number1="step", number2="step")
+    with pytest.raises(EnvironmentFault, match="it stumbled"):
+        evaluate_policy(policy, made, 1, seed=3, max_failures=2)
+    assert len(made.made) == 3
+    made = stumbling(number0="shape")  # no error of the environment's own: it would do it again
+    with pytest.raises(EnvironmentFault, match="shape"):
+        evaluate_policy(policy, made, 1, seed=3, max_failures=2)
+    assert len(made.made) == 1
+    assert made.made[0].closed
+
+
+def test_memory_is_forgotten_when_an_episode_is_played_again() -> None:
+    class Remembering(FirstAction):
+        begun: ClassVar[list[list[bool]]] = []
+
+        def reset(self, where: Any = None) -> None:
+            if where is not None:
+                self.begun.append(where.tolist())
+
+    made = stumbling(number0="step")
+    evaluate_policy(Remembering(Uneven.observation_space), made, 2, seed=3, max_failures=1)
+    assert Remembering.begun[0][0]
