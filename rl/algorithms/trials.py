@@ -184,17 +184,26 @@ def _train(
     patience = PATIENCE_S
     try:
         built, starts = clock(), getattr(config, "learning_starts", 0)
+
+        def warm() -> bool:
+            return algorithm.env_steps > starts and clock() - built >= WARM_UP * seconds
+
         while True:
-            algorithm.train_within(FOREVER)
-            if algorithm.env_steps > starts and clock() - built >= WARM_UP * seconds:
+            algorithm.train_within(FOREVER, warm)  # which ends a long row of metrics early
+            if warm():
                 break
         before, counted = algorithm.env_steps, clock()
+
+        def over() -> bool:
+            now = clock()
+            return now - began >= seconds and now - counted >= seconds / 2
+
         while True:
             last = clock()
-            result = algorithm.train_within(FOREVER)
+            result = algorithm.train_within(FOREVER, over)
             now = clock()
             measured.spent.add(result.metrics, now - last)
-            if now - began >= seconds and now - counted >= seconds / 2:
+            if over():
                 break
         measured.speeds.append((algorithm.env_steps - before) / (now - counted))
         patience = 10 * PATIENCE_S

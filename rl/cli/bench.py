@@ -121,8 +121,8 @@ def main(arguments: list[str]) -> int:
             importlib.import_module("torch._dynamo")  # which the first optimizer imports
     trained = as_measured(config)
     print(
-        f"{config.label()} on {config.env_id}: {len(candidates)} placements of its"
-        f" {config.num_environments} environments, {cores} cores, about {seconds:g} s"
+        f"{config.label()} on {config.env_id}, environments in all: {config.num_environments};"
+        f" placements to try: {len(candidates)}, on {cores} cores, in about {seconds:g} s"
     )
     for line in _remarks(config, trained):
         print(line)

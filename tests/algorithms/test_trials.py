@@ -145,6 +145,13 @@ def test_a_turn_that_takes_too_long_is_the_last() -> None:
 
 
 def test_what_is_learnt_from_is_counted_after_learning_starts() -> None:
-    config = DQNConfig(learning_starts=400, batch_size=200, metrics={"interval": 100})
-    (found,) = measure(config, [Placement(1, 1, "inline")], 0.1, lambda text: None)
+    config = DQNConfig(learning_starts=20_000, batch_size=200)
+    (found,) = measure(config, [Placement(1, 1, "inline")], 1.5, lambda text: None)
     assert found.spent.shares()["learning"] > 0.2
+
+
+def test_a_long_row_of_metrics_does_not_make_a_turn_long() -> None:
+    config = DQNConfig(learning_starts=64, metrics={"interval": 10**6})
+    began = time.perf_counter()
+    measure(config, [Placement(1, 1, "inline")], 0.3, lambda text: None)
+    assert time.perf_counter() - began < 20.0  # the row takes minutes
