@@ -55,7 +55,9 @@ COMPARISONS = (
     ),
     Comparison("ppo_native", "ppo_native.py", "", "--pairs 1 --steps 8192", "sb3"),
     Comparison("ppo_halfcheetah", "ppo_halfcheetah.py", "", "--pairs 1 --steps 4096", "sb3"),
-    Comparison("ppo_pong", "ppo_pong.py", "--steps 30000", "--pairs 1 --steps 2048", "sb3"),
+    Comparison(
+        "ppo_pong", "ppo_pong.py", "--pairs 5 --steps 20000", "--pairs 1 --steps 2048", "sb3"
+    ),
     Comparison("dqn_cartpole_every_4", "dqn_cartpole.py", "", "--pairs 1 --steps 3000", "sb3"),
     Comparison(
         "dqn_cartpole_every_1",
@@ -66,7 +68,11 @@ COMPARISONS = (
     ),
     Comparison("sac_pendulum", "sac_pendulum.py", "--steps 6000", "--pairs 1 --steps 1100", "sb3"),
     Comparison(
-        "ray_overhead", "ray_overhead.py", "--steps 30000", "--pairs 1 --steps 4096", "rllib"
+        "ray_overhead",
+        "ray_overhead.py",
+        "--pairs 5 --steps 30000",
+        "--pairs 1 --steps 4096",
+        "rllib",
     ),
     Comparison("runner_scaling", "runner_scaling.py", "", "--pairs 1 --steps 50"),
     Comparison("overlap", "overlap.py", "--algo sac", "--pairs 1 --steps 200"),
