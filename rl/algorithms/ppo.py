@@ -215,7 +215,7 @@ class PPOLearner(Learner[PPOConfig]):
         done = self.tensor(rollout.terminated | rollout.truncated)
 
         if not self.module.memory_size:
-            values = self._values(rollout.observations, 2)
+            values = self._values_of_rows(rollout)
             final_values = self._values(rollout.final_observations, 1)
         else:
             self.recurrent = RecurrentSteps(rollout, self.config.sequence_length, self.device)
@@ -248,6 +248,15 @@ class PPOLearner(Learner[PPOConfig]):
         if rollout.valid is None:
             return batch
         return batch.take(self.tensor(rollout.valid).flatten().nonzero().squeeze(-1))
+
+    def _values_of_rows(self, rollout: Rollout) -> Tensor:
+        """V of every observation of a rollout, [T + 1, B]."""
+        told = rollout.extras.get("value")
+        if told is None:
+            return self._values(rollout.observations, 2)
+        # The policy that acted saw their features anyway; it had these weights.
+        last = self._values(tree_map(lambda o: o[-1:], rollout.observations), 2)
+        return torch.cat((self.tensor(told), last))
 
     def _values(self, rows: Tree, leading: int) -> Tensor:
         """V of observations [..., *obs] with so many leading axes, a few rows at a time."""

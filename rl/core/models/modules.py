@@ -198,7 +198,12 @@ class ActorCritic(Module):
     def act(
         self, observations: TensorTree, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._act(self.distribution(observations), noise)
+        features, _ = self._seen(observations, None)
+        policy = self._policy(self.policy_torso(self._parts(features)[0]), observations)
+        actions, extras = self._act(policy, noise)
+        if noise is not None and self.acts_with_torch:
+            extras["value"] = self.value_of(features)  # nearly free: the encoder is shared
+        return actions, extras
 
     def act_with_memory(
         self, observations: TensorTree, noise: Tensor | None, memory: Tensor
@@ -216,8 +221,13 @@ class ActorCritic(Module):
     def observe(self, observations: TensorTree) -> None:
         self.encoder.observe(observations)
 
+    @property
+    def acts_with_torch(self) -> bool:
+        """Whether there is no numpy form; then `act` tells values, too, without memory."""
+        return self.observation_layout.has_images or self.spec.encoder is not None
+
     def actor_factory(self) -> ActorFactory | None:
-        if self.observation_layout.has_images or self.spec.encoder is not None:
+        if self.acts_with_torch:
             return None
         kind = NumpyActor if self.policy_memory is None else NumpyRecurrentActor
         return functools.partial(kind, self.spec, self.parameter_table())
