@@ -60,8 +60,7 @@ def make_learners(algorithm: Algorithm[Any]) -> LearnerGroup | LearnerActors:
         bare.config = config.with_learners(device=device)
         bare.spaces = algorithm.spaces
         makers.append(bare.make_learner)
-    # The first optimizer imports torch._dynamo: once here, and not in every learner.
-    preload = ("torch", "torch._dynamo", type(algorithm).__module__)
+    preload = ("torch", type(algorithm).__module__)  # once, and not in every learner
     return LearnerActors(algorithm.runtime, makers, config, preload)
 
 

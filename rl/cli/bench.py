@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import math
 import sys
@@ -117,8 +116,6 @@ def main(arguments: list[str]) -> int:
                 " contradicts the settings"
             )
         importlib.import_module(config.algorithm_path.partition(":")[0])
-        with contextlib.suppress(ImportError):
-            importlib.import_module("torch._dynamo")  # which the first optimizer imports
     trained = as_measured(config)
     print(
         f"{config.label()} on {config.env_id}, environments in all: {config.num_environments};"

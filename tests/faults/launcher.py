@@ -16,8 +16,6 @@ import sys
 import time
 from typing import Any
 
-import torch._dynamo
-
 import rl.algorithms.registry
 import rl.algorithms.training
 import rl.cli.console
@@ -82,9 +80,7 @@ def answer(**words: object) -> None:
 
 def main() -> None:
     die_with_parent()
-    # What a run imports on its way; torch's optimizers import its compiler when they are made.
-    assert rl.algorithms.training
-    assert torch._dynamo
+    assert rl.algorithms.training  # what a run imports on its way
     for name in rl.algorithms.registry.algorithm_names():
         module = rl.algorithms.registry.config_class(name).algorithm_path.partition(":")[0]
         importlib.import_module(module)

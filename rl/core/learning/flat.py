@@ -19,6 +19,8 @@ from rl.errors import Diverged
 __all__ = ["FlatParameters", "become_views", "frozen_copy"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+BETAS = (0.9, 0.999)
+"""Of Adam, as torch has them."""
 MAX_SKIPS = 3
 """Steps in a row without a number to go by; they are not bad luck any more."""
 
@@ -45,15 +47,19 @@ class FlatParameters:
         """All values, [P]; the parameters are views of it. Change it in place only."""
         self.gradient = torch.zeros_like(self.vector)
         """[P]; the gradients of the parameters are views of it."""
-        self._leaf = nn.Parameter(self.vector)  # shares the memory of `vector`
-        self._leaf.grad = self.gradient
         become_views(views, self.vector)
         offset = 0
         for parameter in views:
             part = slice(offset, offset + parameter.numel())
             parameter.grad = self.gradient[part].view_as(parameter)
             offset = part.stop
-        self.optimizer = torch.optim.Adam([self._leaf], lr=learning_rate, eps=epsilon, fused=True)
+        self.learning_rate = learning_rate
+        """Of the next step."""
+        self._epsilon = epsilon
+        self._moments: dict[str, Tensor] = {}  # of Adam on the CPU, from its first step on
+        self._leaf = nn.Parameter(self.vector)  # shares the memory of `vector`
+        # On the CPU `_descend` does without: to make one costs two seconds of imports.
+        self._optimizer = self._torch_optimizer() if self.vector.is_cuda else None
         self.ranks = Ranks()
         """With whom `agree` makes the gradient that of the whole batch."""
         self.skipped = 0
@@ -61,7 +67,6 @@ class FlatParameters:
         self.skipped_in_a_row = 0
         """Of them those since the last step that was taken."""
         self._norms: list[Tensor] = []  # on the GPU: of the steps that are not counted yet
-        self._moments: tuple[list[Tensor], ...] | None = None  # of the optimizer, once it has any
         if not self.vector.is_cuda:
             self.array: Array = self.vector.numpy()
             """`vector` as numpy sees it: the same memory. On the CPU only."""
@@ -70,7 +75,9 @@ class FlatParameters:
 
     def set_learning_rate(self, rate: float) -> None:
         """Of the steps from now on."""
-        self.optimizer.param_groups[0]["lr"] = rate
+        self.learning_rate = rate
+        if self._optimizer is not None:
+            self._optimizer.param_groups[0]["lr"] = rate
 
     def backward(self, loss: Tensor) -> None:
         """Leaves the gradient of a scalar loss in `gradient`; of one that is not finite, none."""
@@ -98,10 +105,10 @@ class FlatParameters:
         """
         self.agree()
         norm: Tensor = torch.linalg.vector_norm(self.gradient)
-        if self.vector.is_cuda:
+        if self._optimizer is not None:
             self._norms.append(norm)
             # The optimizer leaves everything as it is where this is 1; nobody waits to see it.
-            self.optimizer.found_inf = norm.isfinite().logical_not().to(torch.float32)  # type: ignore[attr-defined]
+            self._optimizer.found_inf = norm.isfinite().logical_not().to(torch.float32)  # type: ignore[attr-defined]
         elif self._skips(norm.item()):
             return norm
         if max_norm is not None:
@@ -154,33 +161,45 @@ class FlatParameters:
             )
         return True
 
+    def _torch_optimizer(self) -> torch.optim.Adam:
+        self._leaf.grad = self.gradient
+        return torch.optim.Adam([self._leaf], lr=self.learning_rate, eps=self._epsilon, fused=True)
+
     def _descend(self) -> None:
-        """`optimizer.step()`; on the CPU without the 50 us it takes to look around first."""
-        if self._moments is None or self.vector.is_cuda:
-            self.optimizer.step()
-            state = self.optimizer.state[self._leaf]
-            self._moments = [state["exp_avg"]], [state["exp_avg_sq"]], [state["step"]]
-            self._count = state["step"].cpu().numpy()
+        """A step of Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1)."""
+        if self._optimizer is not None:
+            self._optimizer.step()
             return
-        settings = self.optimizer.param_groups[0]
-        averages, squares, steps = self._moments
-        beta1, beta2 = settings["betas"]
-        self._count += 1  # the memory of `steps`
-        torch._fused_adam_(  # what the optimizer itself calls; a test holds them to the same bits
+        if not self._moments:
+            self._set_moments(
+                {
+                    "step": torch.zeros(()),
+                    "exp_avg": torch.zeros_like(self.vector),
+                    "exp_avg_sq": torch.zeros_like(self.vector),
+                }
+            )
+        self._count += 1  # the memory of the step
+        moments = self._moments
+        torch._fused_adam_(  # what torch's optimizer calls; a test holds them to the same bits
             [self.vector],
             [self.gradient],
-            averages,
-            squares,
+            [moments["exp_avg"]],
+            [moments["exp_avg_sq"]],
             [],
-            steps,
-            lr=settings["lr"],
-            beta1=beta1,
-            beta2=beta2,
+            [moments["step"]],
+            lr=self.learning_rate,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             weight_decay=0.0,
-            eps=settings["eps"],
+            eps=self._epsilon,
             amsgrad=False,
             maximize=False,
         )
+
+    def _set_moments(self, moments: dict[str, Tensor]) -> None:
+        self._moments = moments
+        if moments:
+            self._count = moments["step"].numpy()
 
     def is_finite(self) -> bool:
         """Whether every value is a number."""
@@ -194,16 +213,20 @@ class FlatParameters:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments and step count by name; nothing before the first step."""
-        return dict(self.optimizer.state.get(self._leaf, {}))
+        if self._optimizer is not None:
+            return dict(self._optimizer.state.get(self._leaf, {}))
+        return dict(self._moments)
 
     def set_optimizer_state(self, state: Mapping[str, Array]) -> None:
         """Goes on from what `optimizer_state` gave."""
         # The fused optimizer keeps its step count beside the parameters.
         moments = {k: torch.tensor(v).to(self.vector.device) for k, v in state.items()}
-        self._moments = None
-        self.optimizer.state.clear()  # none in the state: no step had been made
+        if self._optimizer is None:
+            self._set_moments(moments)
+            return
+        self._optimizer.state.clear()  # none in the state: no step had been made
         if moments:
-            self.optimizer.state[self._leaf] = moments
+            self._optimizer.state[self._leaf] = moments
 
     def state(self) -> dict[str, Tensor]:
         """Values and optimizer by name, for networks that no module's state holds."""

@@ -234,7 +234,7 @@ def test_the_learning_rate_follows_its_schedule_in_environment_steps() -> None:
     learner = learner_of(learning_rate=1.0, learning_rate_final=0.2, total_steps=100)
     rates = [learner.set_learning_rate(step) for step in (0, 50, 100, 200)]
     assert rates == pytest.approx([1.0, 0.6, 0.2, 0.2])
-    assert learner.flat.optimizer.param_groups[0]["lr"] == 0.2
+    assert learner.flat.learning_rate == 0.2
     assert rates[2] == 0.2  # exactly
     assert learner_of(learning_rate=0.5).set_learning_rate(10**9) == 0.5
 
