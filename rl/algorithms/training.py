@@ -181,6 +181,11 @@ class _Run:
             # Of learners that are not in this process one may be what failed.
             if self.config.learners.num == 0 or not isinstance(error, RuntimeFault):
                 self._last_words()
+            newest = self.saves.store.latest
+            if newest is not None and not isinstance(error, GivenUp):
+                self.reporter.message(
+                    f"{newest.name} is kept: once that is mended, --resume {self.run.path} goes on"
+                )
             raise
         finally:
             self.saves.close()

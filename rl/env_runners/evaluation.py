@@ -163,6 +163,8 @@ class _Seat:
         episodes: Iterable[int],
     ) -> None:
         self.env = make_environment()
+        spec = self.env.unwrapped.spec
+        self._name = str(self.env) if spec is None else spec.id
         self.layout = ObservationLayout(self.env.observation_space)
         self.todo = list(episodes)
         """Episodes left; the first is under way."""
@@ -178,7 +180,7 @@ class _Seat:
     @property
     def where(self) -> str:
         """Which episode, in words."""
-        return f"env {self.env}, evaluation episode {self.todo[0]}"
+        return f"env {self._name}, evaluation episode {self.todo[0]}"
 
     def begin(self) -> None:
         """Resets the environment for its next episode, if there is one."""
