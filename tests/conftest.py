@@ -1,10 +1,20 @@
 """Shared by tests of several packages."""
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 
 import pytest
+
+# Who is started in the background of a shell, or by nohup, ignores these, and so does whatever it
+# starts; what the tests start shall hear them, as in a terminal.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 @pytest.fixture(scope="session")
