@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rl.core.records.checkpoint_writer import Job, Written, on_thread, run
+from rl.core.records.checkpoint_writer import Job, Shared, on_thread, run
 from rl.core.runtime.base import Future, Runtime
 from rl.errors import ActorError, RuntimeFault, StorageError
 
@@ -24,7 +24,7 @@ class BesideTheRun:
         self.runtime: Runtime | None = None
         """There from the first checkpoint on."""
 
-    def __call__(self, work: Callable[[], Written]) -> Job:
+    def __call__(self, work: Callable[[], Shared]) -> Job:
         """Begins the work."""
         if self.runtime is None:
             try:
@@ -44,12 +44,12 @@ class BesideTheRun:
 class _InProcess:
     """A `Job` there."""
 
-    future: Future[Written]
+    future: Future[Shared]
 
     def done(self) -> bool:
         return self.future.done()
 
-    def result(self) -> Written:
+    def result(self) -> Shared:
         try:
             return self.future.result()
         except ActorError as error:

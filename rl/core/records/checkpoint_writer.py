@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,17 +14,11 @@ from rl.core.records.files import sync_file
 from rl.core.records.frozen import Frozen, StoredFile
 from rl.errors import StorageError
 
-__all__ = ["CheckpointWriter", "Job", "Submit", "Written", "on_thread", "run"]
+__all__ = ["CheckpointWriter", "Job", "Shared", "Submit", "on_thread", "run"]
 
 
-@dataclass(frozen=True)
-class Written:
-    """What has reached the disk."""
-
-    path: Path
-    """The checkpoint."""
-    shared: Mapping[str, StoredFile]
-    """Its files that later checkpoints may have, too, by name."""
+Shared = Mapping[str, StoredFile]
+"""The files of a written checkpoint that later ones may have, too, by name."""
 
 
 class Job(Protocol):
@@ -34,11 +27,11 @@ class Job(Protocol):
     def done(self) -> bool:
         """Whether it is over."""
 
-    def result(self) -> Written:
+    def result(self) -> Shared:
         """Waits for it; raises what it raised."""
 
 
-Submit = Callable[[Callable[[], Written]], Job]
+Submit = Callable[[Callable[[], Shared]], Job]
 """Begins something beside the run."""
 
 
@@ -97,11 +90,11 @@ class CheckpointWriter:
         if self._job is None:
             return
         try:
-            written = self._job.result()
+            shared = self._job.result()
         except Exception as error:
             self._error = error
         else:
-            for name, file in written.shared.items():
+            for name, file in shared.items():
                 self._shared[name].written(file)
         self._job = None
 
@@ -113,7 +106,7 @@ def _write(
     meta: Mapping[str, Json],
     logs: Sequence[Path],
     best: bool,
-) -> Written:
+) -> Shared:
     """Writes a checkpoint; it may be another process that does. Raises `StorageError`."""
     try:
         for log in logs:
@@ -124,42 +117,42 @@ def _write(
     except OSError as error:
         raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
     frozen = {name: file for name, file in files.items() if isinstance(file, Frozen)}
-    return Written(path, {n: file.file for n, file in frozen.items() if file.file is not None})
+    return {name: file.file for name, file in frozen.items() if file.file is not None}
 
 
 class _OnThread:
     """A job on a thread of its own, which does not keep the interpreter from ending."""
 
-    def __init__(self, work: Callable[[], Written]) -> None:
-        self._written: Written | None = None
+    def __init__(self, work: Callable[[], Shared]) -> None:
+        self._shared: Shared | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(
             target=self._run, args=(work,), name="checkpoint", daemon=True
         )
         self._thread.start()
 
-    def _run(self, work: Callable[[], Written]) -> None:
+    def _run(self, work: Callable[[], Shared]) -> None:
         try:
-            self._written = work()
+            self._shared = work()
         except BaseException as error:
             self._error = error
 
     def done(self) -> bool:
         return not self._thread.is_alive()
 
-    def result(self) -> Written:
+    def result(self) -> Shared:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        assert self._written is not None
-        return self._written
+        assert self._shared is not None
+        return self._shared
 
 
-def on_thread(work: Callable[[], Written]) -> Job:
+def on_thread(work: Callable[[], Shared]) -> Job:
     """Begins the work on a thread of this process."""
     return _OnThread(work)
 
 
-def run(work: Callable[[], Written]) -> Written:
+def run(work: Callable[[], Shared]) -> Shared:
     """Does the work here: a task for another process, which has a short name in messages."""
     return work()
