@@ -184,7 +184,8 @@ class _Run:
             newest = self.saves.store.latest
             if newest is not None and not isinstance(error, GivenUp):
                 self.reporter.message(
-                    f"{newest.name} is kept: once that is mended, --resume {self.run.path} goes on"
+                    f"checkpoint {newest.name} is kept: once that is mended,"
+                    f" --resume {self.run.path} goes on"
                 )
             raise
         finally:

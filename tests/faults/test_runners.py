@@ -255,7 +255,8 @@ def test_what_was_learnt_before_an_environment_broke_is_kept(
     write_config(tmp_path / "config.yaml", values)
     assert launcher.run(*BEGIN, "--trust", "late") == 3, launcher.said()
     assert "raised RuntimeError: too late" in launcher.said().splitlines()[-1]
-    assert f"step_{kept:09d} is kept: once that is mended, --resume run goes on" in launcher.said()
+    checkpoint = f"checkpoint step_{kept:09d} is kept: once that is mended, --resume run goes on"
+    assert checkpoint in launcher.said()
     newest, _ = CheckpointStore(tmp_path / "run" / "checkpoints").newest_valid()
     assert newest.meta["env_steps"] == kept
     failure = json.loads((tmp_path / "run" / "failure.json").read_text())
