@@ -14,8 +14,13 @@ from rl.core.models.layers import initialize
 __all__ = ["ImageEncoder", "ImpalaCNN", "NatureCNN", "image_encoder"]
 
 
-MOST_PLANES = 16
-"""Channels up to which images are turned plane by plane."""
+MOST_PLANES = 8
+"""Channels up to which images are turned plane by plane.
+
+Measured with bytes of 84 x 84 on one core, the median of three runs, against one general copy: 4
+planes take 0.58 of its time in batches of 8 and 0.57 in batches of 256, 8 take 0.70 and 0.89, and
+12 take 0.81 and 1.20.
+"""
 
 
 class ImageEncoder(nn.Module):
@@ -60,7 +65,7 @@ class ImageEncoder(nn.Module):
 def _channels_last(images: Tensor) -> Tensor:
     """Images [N, C, H, W] that lie in memory as [N, H, W, C]."""
     few_planes = images.shape[1] <= MOST_PLANES and not images.is_cuda
-    if few_planes and images.is_contiguous():  # plane by plane: half the time of one general copy
+    if few_planes and images.is_contiguous():
         images = torch.stack(images.unbind(1), -1).permute(0, 3, 1, 2)
     return images.contiguous(memory_format=torch.channels_last)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rl.core.data.spaces import ActionLayout, Leaf, ObservationLayout
 from rl.core.models.encoders import feature_vector
-from rl.core.models.images import ImpalaCNN, Residual
+from rl.core.models.images import MOST_PLANES, ImpalaCNN, Residual
 from rl.core.models.modules import ActorCritic, Module, NatureCNN, TensorTree
 from rl.core.models.policy_network import CategoricalPolicy
 from rl.core.models.q_network import QNetwork
@@ -46,6 +46,17 @@ def test_pixels_are_the_same_picture_in_either_layout() -> None:
     first.load_state_dict(last.state_dict())
     pixels = torch.randint(0, 256, (2, 40, 48, 3), dtype=torch.uint8)
     torch.testing.assert_close(last(pixels), first(pixels.permute(0, 3, 1, 2)))
+
+
+@pytest.mark.parametrize("channels", [1, 4, MOST_PLANES, MOST_PLANES + 1])
+def test_pixels_turned_by_planes_or_at_once_are_the_same_picture(channels: int) -> None:
+    network, taken = NatureCNN(leaf(channels, 36, 40)), []
+    network.convolutions.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    pixels = torch.randint(0, 256, (2, channels, 36, 40), dtype=torch.uint8)
+    network(pixels)
+    (images,) = taken
+    assert torch.equal(images, pixels.float() / 255)
+    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_bytes_are_scaled_to_one_and_floats_are_taken_as_they_are() -> None:
