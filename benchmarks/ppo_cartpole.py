@@ -12,8 +12,9 @@ then `PATH/bin/pip install torch==2.13.0 stable-baselines3`.
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
+
+import _pairs
 
 SETTINGS = {"wide": (128, 8, 4, 256), "sb3": (2048, 1, 10, 64)}
 """Steps, environments, epochs, minibatch."""
@@ -33,10 +34,7 @@ def ours(steps: int, seed: int, settings: str) -> dict[str, object]:
         minibatch_size=minibatch,
     ).with_env_runners(envs_per_runner=environments)
     with config.build() as algorithm:
-        began = time.perf_counter()
-        result = algorithm.learn()
-        seconds = time.perf_counter() - began
-    return _report(result.env_steps, seconds, result.episode_return_mean, rl.__version__)
+        return _pairs.learn(algorithm)
 
 
 def sb3(steps: int, seed: int, settings: str) -> dict[str, object]:
@@ -57,22 +55,11 @@ def sb3(steps: int, seed: int, settings: str) -> dict[str, object]:
         seed=seed,
         device="cpu",
     )
-    began = time.perf_counter()
-    model.learn(steps)
-    seconds = time.perf_counter() - began
-    recent = [episode["r"] for episode in model.ep_info_buffer]
-    mean = sum(recent) / len(recent)
-    return _report(model.num_timesteps, seconds, mean, stable_baselines3.__version__)
-
-
-def _report(steps: int, seconds: float, mean: float, version: str) -> dict[str, object]:
-    return {"steps_per_second": steps / seconds, "return": mean, "version": version}
+    return _pairs.learn_sb3(model, steps)
 
 
 def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
-    import _pairs
-
     parser = _pairs.parser(__doc__)
     parser.add_argument("--settings", choices=list(SETTINGS), default="wide")
     flags = parser.parse_args()

@@ -9,8 +9,9 @@ other settings equal. Import and set-up are not counted. `make peers` makes the 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
+
+import _pairs
 
 LENGTH, ENVIRONMENTS, EPOCHS, MINIBATCH = 256, 8, 10, 64
 
@@ -28,10 +29,7 @@ def ours(steps: int, seed: int) -> dict[str, object]:
         minibatch_size=MINIBATCH,
     ).with_env_runners(envs_per_runner=ENVIRONMENTS)
     with config.build() as algorithm:
-        began = time.perf_counter()
-        result = algorithm.learn()
-        seconds = time.perf_counter() - began
-    return _report(result.env_steps, seconds, result.episode_return_mean, rl.__version__)
+        return _pairs.learn(algorithm)
 
 
 def sb3(steps: int, seed: int) -> dict[str, object]:
@@ -50,22 +48,11 @@ def sb3(steps: int, seed: int) -> dict[str, object]:
         seed=seed,
         device="cpu",
     )
-    began = time.perf_counter()
-    model.learn(steps)
-    seconds = time.perf_counter() - began
-    recent = [episode["r"] for episode in model.ep_info_buffer]
-    mean = sum(recent) / len(recent) if recent else float("nan")
-    return _report(model.num_timesteps, seconds, mean, stable_baselines3.__version__)
-
-
-def _report(steps: int, seconds: float, mean: float, version: str) -> dict[str, object]:
-    return {"steps_per_second": steps / seconds, "return": mean, "version": version}
+    return _pairs.learn_sb3(model, steps)
 
 
 def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
-    import _pairs
-
     parser = _pairs.parser(__doc__)
     parser.set_defaults(steps=60_000)
     flags = parser.parse_args()

@@ -11,8 +11,9 @@ equal. Import and set-up are not counted. `make peers` makes the peer's Python.
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
+
+import _pairs
 
 LENGTH, ENVIRONMENTS, EPOCHS, MINIBATCH = 32, 64, 4, 512
 
@@ -30,10 +31,7 @@ def ours(steps: int, seed: int) -> dict[str, object]:
         minibatch_size=MINIBATCH,
     ).with_env_runners(envs_per_runner=ENVIRONMENTS, vectorization="native")
     with config.build() as algorithm:
-        began = time.perf_counter()
-        result = algorithm.learn()
-        seconds = time.perf_counter() - began
-    return _report(result.env_steps, seconds, result.episode_return_mean, rl.__version__)
+        return _pairs.learn(algorithm)
 
 
 def sb3(steps: int, seed: int) -> dict[str, object]:
@@ -52,22 +50,11 @@ def sb3(steps: int, seed: int) -> dict[str, object]:
         seed=seed,
         device="cpu",
     )
-    began = time.perf_counter()
-    model.learn(steps)
-    seconds = time.perf_counter() - began
-    recent = [episode["r"] for episode in model.ep_info_buffer]
-    mean = sum(recent) / len(recent) if recent else float("nan")
-    return _report(model.num_timesteps, seconds, mean, stable_baselines3.__version__)
-
-
-def _report(steps: int, seconds: float, mean: float, version: str) -> dict[str, object]:
-    return {"steps_per_second": steps / seconds, "return": mean, "version": version}
+    return _pairs.learn_sb3(model, steps)
 
 
 def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
-    import _pairs
-
     parser = _pairs.parser(__doc__)
     parser.set_defaults(steps=200_000)
     flags = parser.parse_args()

@@ -11,9 +11,10 @@ settings equal. Import and set-up are not counted. The peer's Python: `python -m
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
+
+import _pairs
 
 THREADS = 2
 
@@ -39,10 +40,7 @@ def ours(steps: int, seed: int) -> dict[str, object]:
         learners={"threads": THREADS},
     )
     with config.build() as algorithm:
-        began = time.perf_counter()
-        result = algorithm.learn()
-        seconds = time.perf_counter() - began
-    return _report(result.env_steps, seconds, result.episode_return_mean, rl.__version__)
+        return _pairs.learn(algorithm)
 
 
 def sb3(steps: int, seed: int) -> dict[str, object]:
@@ -70,22 +68,11 @@ def sb3(steps: int, seed: int) -> dict[str, object]:
         seed=seed,
         device="cpu",
     )
-    began = time.perf_counter()
-    model.learn(steps)
-    seconds = time.perf_counter() - began
-    recent = [episode["r"] for episode in model.ep_info_buffer]
-    mean = sum(recent) / len(recent) if recent else float("nan")
-    return _report(model.num_timesteps, seconds, mean, stable_baselines3.__version__)
-
-
-def _report(steps: int, seconds: float, mean: float, version: str) -> dict[str, object]:
-    return {"steps_per_second": steps / seconds, "return": mean, "version": version}
+    return _pairs.learn_sb3(model, steps)
 
 
 def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
-    import _pairs
-
     parser = _pairs.parser(__doc__)
     parser.set_defaults(steps=60_000, pairs=2)
     flags = parser.parse_args()

@@ -11,8 +11,9 @@ greedy episodes afterwards, which is not timed; neither are import and set-up. T
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
+
+import _pairs
 
 WARM_UP, BATCH, HIDDEN, RATE, EPISODES = 1000, 256, (256, 256), 1e-3, 20
 
@@ -31,11 +32,8 @@ def ours(steps: int, seed: int) -> dict[str, object]:
         learning_starts=WARM_UP,
     )
     with config.build() as algorithm:
-        began = time.perf_counter()
-        result = algorithm.learn()
-        seconds = time.perf_counter() - began
-        reached = algorithm.evaluate(EPISODES).mean
-    return _report(result.env_steps, seconds, reached, rl.__version__)
+        told = _pairs.learn(algorithm)
+        return {**told, "return": algorithm.evaluate(EPISODES).mean}
 
 
 def sb3(steps: int, seed: int) -> dict[str, object]:
@@ -56,21 +54,13 @@ def sb3(steps: int, seed: int) -> dict[str, object]:
         seed=seed,
         device="cpu",
     )
-    began = time.perf_counter()
-    model.learn(steps)
-    seconds = time.perf_counter() - began
+    told = _pairs.learn_sb3(model, steps)
     reached, _ = evaluate_policy(model, make_vec_env("Pendulum-v1", 1, seed=seed), EPISODES)
-    return _report(model.num_timesteps, seconds, reached, stable_baselines3.__version__)
-
-
-def _report(steps: int, seconds: float, reached: float, version: str) -> dict[str, object]:
-    return {"steps_per_second": steps / seconds, "return": reached, "version": version}
+    return {**told, "return": reached}
 
 
 def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
-    import _pairs
-
     flags = _pairs.parser(__doc__).parse_args()
     if flags.run:
         side = {"ours": ours, "sb3": sb3}[flags.run]
