@@ -8,11 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rl.algorithms.registry import algorithm_names
 from rl.algorithms.stopping import ends_at_once
 from rl.cli.flags import Flag, parse
-from rl.cli.settings import config_from, sources_for
-from rl.cli.train import TRUST, trusted_modules
+from rl.cli.settings import config_from
+from rl.cli.train import TRUST, source_flags, sources_of
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.errors import ConfigError, Problem, UsageError
 
@@ -31,14 +30,8 @@ PARTS = ("environment", "inference", "learning", "waiting")
 
 
 def _options() -> list[Flag]:
-    names = ", ".join(algorithm_names())
     return [
-        Flag("algo", f"Algorithm: {names}, or package.module:Class. (default: ppo)", "NAME"),
-        Flag("config", "File of settings, such as the config.yaml of an earlier run.", "FILE"),
-        Flag("preset", "Tuned settings to start from; by itself the environment's own.", "ENV"),
-        Flag(
-            "no_preset", "Start from the defaults instead of a preset.", default=False, paired=False
-        ),
+        *source_flags(),
         TRUST,
         Flag("seconds", "Time to measure in, about.", "FLOAT", (f"{SECONDS:g}",)),
         Flag(
@@ -78,14 +71,7 @@ def _read(arguments: Sequence[str]) -> tuple[AlgorithmConfig, float, bool]:
         problems.append(Problem("", "needs an environment first: rl bench CartPole-v1"))
     if look.text("preset") and "no_preset" in look.values:
         problems.append(Problem("--no-preset", "contradicts --preset; leave one out"))
-    sources = sources_for(
-        look.text("algo"),
-        look.text("env"),
-        look.text("config"),
-        look.text("preset"),
-        presets="no_preset" not in look.values,
-        imports=trusted_modules(look),
-    )
+    sources = sources_of(look)
     try:
         config, _ = config_from(sources, options, words, "rl bench", DESCRIPTION)
         if config.runtime.engine == "ray":

@@ -18,7 +18,7 @@ from rl.configs.trust import imports_of
 from rl.configs.yaml_io import to_yaml
 from rl.errors import ConfigError, Problem, UsageError
 
-__all__ = ["TRUST", "main", "trusted_modules"]
+__all__ = ["TRUST", "main", "source_flags", "sources_of", "trusted_modules"]
 
 DESCRIPTION = (
     "Trains an algorithm on an environment. Settings are taken from the defaults, then the preset"
@@ -62,7 +62,8 @@ def _grace(line: CommandLine) -> float:
     return seconds
 
 
-def _options() -> list[Flag]:
+def source_flags() -> list[Flag]:
+    """The flags that name where settings come from; `sources_of` reads them, and `TRUST`."""
     names = ", ".join(algorithm_names())
     return [
         Flag("algo", f"Algorithm: {names}, or package.module:Class. (default: ppo)", "NAME"),
@@ -71,6 +72,24 @@ def _options() -> list[Flag]:
         Flag(
             "no_preset", "Start from the defaults instead of a preset.", default=False, paired=False
         ),
+    ]
+
+
+def sources_of(line: CommandLine) -> Sources:
+    """Reads what they name; raises `RLError`."""
+    return sources_for(
+        line.text("algo"),
+        line.text("env"),
+        line.text("config"),
+        line.text("preset"),
+        presets="no_preset" not in line.values,
+        imports=trusted_modules(line),
+    )
+
+
+def _options() -> list[Flag]:
+    return [
+        *source_flags(),
         Flag("resume", "Directory of a run to continue; --total-steps may be raised.", "RUN"),
         Flag("run_dir", "Directory of the new run. (default: a new one in runs/)", "DIR"),
         TRUST,
@@ -135,15 +154,7 @@ def main(arguments: list[str]) -> int:
     else:
         if look.text("preset") and "no_preset" in look.values:
             raise UsageError("--preset and --no-preset contradict each other; leave one out")
-        sources = sources_for(
-            look.text("algo"),
-            look.text("env"),
-            look.text("config"),
-            look.text("preset"),
-            presets="no_preset" not in look.values,
-            imports=trusted_modules(look),
-        )
-        config, _ = config_from(sources, options, arguments, "train", DESCRIPTION)
+        config, _ = config_from(sources_of(look), options, arguments, "train", DESCRIPTION)
     return _train(config, run, look.text("run_dir"), arguments, _grace(look))
 
 
