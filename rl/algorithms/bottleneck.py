@@ -66,7 +66,10 @@ def _environment(config: Any, engine: str, obstacles: Sequence[str], cores: int)
         )
     if runners.vectorization == "single":
         return "--env-runners.vectorization auto, where the environment has vector code of its own"
-    return "all cores are in use; a faster environment, or more machines (--runtime.engine ray)"
+    return (
+        "all cores sample; a faster environment, or more machines (--runtime.engine ray)"
+        + _meanwhile(config, cores)
+    )
 
 
 def _inference(config: Any, engine: str, obstacles: Sequence[str], cores: int) -> str:
@@ -82,16 +85,17 @@ def _inference(config: Any, engine: str, obstacles: Sequence[str], cores: int) -
 
 def _learning(config: Any, engine: str, obstacles: Sequence[str], cores: int) -> str:
     device = config.learners.device
+    less = _less_learning(config) + _meanwhile(config, cores)
     if device != "cpu":
-        return _less_learning(config)
+        return less
     if engine == "torch" and obstacles and config.learners.engine == "auto":
         return (
             f"the faster numpy engine cannot do this run ({'; '.join(obstacles)}); without that,"
-            " or on a GPU (--learners.device auto), or by " + _less_learning(config)
+            f" or on a GPU (--learners.device auto), or by {less}"
         )
     if engine == "torch" and config.learners.engine == "torch":
         return "--learners.engine auto takes the faster numpy engine where it can"
-    return _less_learning(config)
+    return less
 
 
 def _less_learning(config: Any) -> str:
@@ -104,9 +108,16 @@ def _less_learning(config: Any) -> str:
     if hasattr(config, "updates_per_step"):
         return (
             f"fewer updates (--updates-per-step, now {config.updates_per_step:g}), which changes"
-            " what is learnt; or sample meanwhile (--env-runners.overlap with worker processes)"
+            " what is learnt"
         )
     return "less learning for each step"
+
+
+def _meanwhile(config: Any, cores: int) -> str:
+    """To go on with: what lets runners and learner work at the same time, where they do not."""
+    if config.env_runners.overlap or not config.can_overlap or cores == 1:
+        return ""
+    return "; or sample while the learner learns (--pipeline), by weights one update older"
 
 
 def _waiting(config: Any, engine: str, obstacles: Sequence[str], cores: int) -> str:

@@ -58,6 +58,10 @@ class PPO(Algorithm[PPOConfig]):
     def training_step(self) -> Metrics:
         length = self.fragment_length(self.config.rollout_length)
         rollouts = self.sample(length)  # one [T, B] from each runner
+        if self.config.env_runners.overlap:
+            self.publish_weights()  # before they learn: the next rollout lags by this update
+            self.sample_ahead(self.fragment_length(self.config.rollout_length))
+            return self.learn_from(rollouts)
         metrics = self.learn_from(rollouts)
         self.publish_weights()
         return metrics
@@ -252,7 +256,7 @@ class PPOLearner(Learner[PPOConfig]):
     def _values_of_rows(self, rollout: Rollout) -> Tensor:
         """V of every observation of a rollout, [T + 1, B]."""
         told = rollout.extras.get("value")
-        if told is None:
+        if told is None or self.config.env_runners.overlap:  # there they lag behind these weights
             return self._values(rollout.observations, 2)
         # The policy that acted saw their features anyway; it had these weights.
         last = self._values(tree_map(lambda o: o[-1:], rollout.observations), 2)

@@ -33,6 +33,8 @@ class Flag:
     """Whether it takes several values."""
     paired: bool = True
     """Whether a boolean has a `--no-x` beside its `--x`."""
+    short: str = ""
+    """Another, shorter path that it may be written by as well: `pipeline`."""
 
 
 @dataclass
@@ -71,6 +73,7 @@ def _annotation(flag: Flag) -> Any:
     shown = tyro.conf.arg(
         help=flag.help,
         metavar=flag.metavar or None,
+        aliases=(flag_name(flag.short),) if flag.short else None,
         help_behavior_hint="" if flag.default in ((), False) else None,
     )
     if not isinstance(flag.default, bool):
@@ -183,8 +186,13 @@ def unknown_flags(
     """
     problems = list(line.problems)
     names = [flag_name(flag.path) for flag in flags]
+    names += [flag_name(flag.short) for flag in flags if flag.short]
     names += [
-        flag_name(f.path, negated=True) for f in flags if isinstance(f.default, bool) and f.paired
+        flag_name(path, negated=True)
+        for flag in flags
+        if isinstance(flag.default, bool) and flag.paired
+        for path in (flag.path, flag.short)
+        if path
     ]
     for name, _ in line.unknown:
         path = name.lstrip("-").replace("-", "_")

@@ -32,6 +32,8 @@ from rl.errors import ConfigError, Problem, UsageError
 __all__ = ["Sources", "as_source", "changed_names", "config_from", "setting_flags", "sources_for"]
 
 METAVARS: Mapping[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT", bool: "BOOL"}
+SHORT = {"env_runners.overlap": "pipeline"}
+"""Flags of settings that have a shorter name as well."""
 
 
 def _is_table(annotation: Any) -> bool:
@@ -92,6 +94,7 @@ def setting_flags(settings: type[AlgorithmConfig], values: Mapping[str, Any]) ->
                 "" if field.annotation is bool else _metavar(field),
                 _default(field, chosen),
                 many=_is_list(field.annotation) or _is_table(field.annotation),
+                short=SHORT.get(path, ""),
             )
         )
     return flags

@@ -66,7 +66,7 @@ class EnvRunnersConfig(Settings):
     other, each restorable to the bit; auto: native for Atari and what is only there vectorised."""
     overlap: bool = False
     """Sample the next fragment while the learner learns from the last: by the weights of one update
-    round before, always, whatever the engine. For algorithms that learn from a replay buffer."""
+    round before, always, whatever the engine."""
     step_timeout: Positive = 300.0
     """Seconds without a step after which a runner's process is taken for hung and made anew; not
     used inline."""
@@ -303,8 +303,8 @@ class AlgorithmConfig(Settings):
         if self.env_runners.overlap and not self.can_overlap:
             yield Problem(
                 "env_runners.overlap",
-                f"{self.label()} learns from what its newest weights have done, so nothing can be"
-                " sampled before they are there; leave it out",
+                f"the training_step of {self.label()} samples nothing ahead (can_overlap is false);"
+                " leave it out",
             )
         if self.runtime.engine == "inline" and self.learners.num > 1:
             yield Problem(

@@ -27,6 +27,7 @@ class PPOConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "ppo"
     algorithm_path: ClassVar[str] = "rl.algorithms.ppo:PPO"
+    can_overlap: ClassVar[bool] = True
 
     env_runners: EnvRunnersConfig = EnvRunnersConfig(num=1, envs_per_runner=1)
     max_grad_norm: Positive | None = 0.5

@@ -86,7 +86,7 @@ ONE, FOUR = (PPOConfig(env_runners={"num": n, "envs_per_runner": 8}) for n in (1
     ("config", "share", "given", "words"),
     [
         (ONE, "env", {}, r"bound by environment: .*--env-runners\.num 4"),
-        (FOUR, "env", {}, r"all cores are in use; .*ray"),
+        (FOUR, "env", {}, r"all cores sample; .*ray\); or sample while .*--pipeline"),
         (
             FOUR.with_env_runners(vectorization="single"),
             "env",
@@ -109,7 +109,9 @@ ONE, FOUR = (PPOConfig(env_runners={"num": n, "envs_per_runner": 8}) for n in (1
             r"--learners\.engine auto",
         ),
         (ONE.with_learners(device="auto"), "learn", {"engine": "torch"}, r": fewer passes"),
-        (DQNConfig(), "learn", {}, r"--updates-per-step, now 0\.25.*overlap"),
+        (DQNConfig(), "learn", {}, r"--updates-per-step, now 0\.25.*learnt; or .*--pipeline"),
+        (ONE, "learn", {}, r"--minibatch-size.*; or sample while .*--pipeline"),
+        (ONE.with_learners(device="auto"), "learn", {}, r": fewer passes.*--pipeline"),
         (ONE, "wait", {}, r"bound by waiting: .*--metrics\.interval"),
     ],
 )
@@ -120,6 +122,18 @@ def test_advice_is_of_what_took_longest(
     assert time_line.count("10%") == 3
     assert "70%" in time_line
     assert re.search(words, advice), advice
+
+
+class NeverAhead(PPOConfig):
+    can_overlap = False
+
+
+def test_sampling_meanwhile_is_advised_only_where_it_would_change_something() -> None:
+    for share in ("env", "learn"):
+        assert "--pipeline" in lines_of(FOUR, share)[1]
+        assert "--pipeline" not in lines_of(FOUR.with_env_runners(overlap=True), share)[1]
+        assert "--pipeline" not in lines_of(FOUR, share, cores=1)[1]
+        assert "--pipeline" not in lines_of(NeverAhead(env_runners={"num": 4}), share)[1]
 
 
 def test_a_run_without_an_iteration_says_nothing() -> None:

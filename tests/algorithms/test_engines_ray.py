@@ -42,7 +42,8 @@ SMALL: dict[str, AlgorithmConfig] = {
 CONFIGS = {
     name: config.with_env_runners(num=2, envs_per_runner=4) for name, config in SMALL.items()
 }
-CONFIGS["dqn with overlap"] = CONFIGS["dqn"].with_env_runners(overlap=True)
+for name in ("dqn", "ppo"):
+    CONFIGS[f"{name} with overlap"] = CONFIGS[name].with_env_runners(overlap=True)
 
 
 def _learnt(config: AlgorithmConfig, engine: str, **runtime: Any) -> dict[str, bytes]:

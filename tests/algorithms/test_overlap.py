@@ -2,12 +2,13 @@
 
 import itertools
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from rl.algorithms.sac import SACConfig
 from rl.algorithms.td3 import TD3Config
 from rl.algorithms.training import Interrupted
 from rl.cli.main import train_main
+from rl.configs import base
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Rollout
 from rl.core.data.weights import Weights
@@ -41,28 +43,43 @@ from tests.algorithms.test_training import (
 
 WIDTH, LENGTH = 4, 4
 FRAGMENT = WIDTH * LENGTH
-QUICK: dict[str, Any] = {
+SHARED: dict[str, Any] = {
     "hidden_sizes": (16,),
     "total_steps": 400,
-    "learning_starts": 40,
-    "buffer_size": 200,
-    "batch_size": 8,
     "learning_rate": 1e-2,
     "rollout_length": LENGTH,
-    "updates_per_step": 0.3,
-    "n_step": 2,
-    "prioritized": True,
     "normalize_observations": True,
     "normalize_rewards": True,
     "seed": 6,
     "env_runners": {"num": 2, "envs_per_runner": WIDTH // 2, "overlap": True},
     "runtime": {"engine": "process", "max_restarts": 100},
 }
+QUICK: dict[str, Any] = SHARED | {
+    "learning_starts": 40,
+    "buffer_size": 200,
+    "batch_size": 8,
+    "updates_per_step": 0.3,
+    "n_step": 2,
+    "prioritized": True,
+}
+PROXIMAL: dict[str, Any] = SHARED | {
+    "num_epochs": 2,
+    "minibatch_size": 8,
+    "learning_rate_final": 0.0,
+    "clip_range_final": 0.0,
+    "value_clip_range": 0.2,
+    "kl_coef": 0.2,
+    "kl_target": 0.01,
+}
 CONFIGS: dict[str, AlgorithmConfig] = {
     "dqn": DQNConfig(env="CartPole-v1", exploration_fraction=0.5, **QUICK),
     "sac": SACConfig(env="Pendulum-v1", **QUICK),
     "discrete sac": SACConfig(env="CartPole-v1", **QUICK),
     "td3": TD3Config(env="Pendulum-v1", **QUICK),
+    "ppo": PPOConfig(env="Pendulum-v1", **PROXIMAL),
+    "ppo with memory": PPOConfig(
+        env="CartPole-v1", memory="gru", memory_size=8, sequence_length=4, **PROXIMAL
+    ),
 }
 INLINE = {name: config.with_runtime(engine="inline") for name, config in CONFIGS.items()}
 ALL = pytest.mark.parametrize("name", CONFIGS)
@@ -267,16 +284,20 @@ class Counted(MatchObservation):
         return super().step(action)
 
 
-def test_runners_sample_while_the_learner_learns_and_one_fragment_at_most(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "beyond"), [("dqn", 8), ("ppo", 12)])
+def test_runners_sample_while_the_learner_learns_and_one_fragment_at_most(
+    name: str, beyond: int, tmp_path: Path
+) -> None:
+    """PPO's last fragment may overshoot the budget, as it may without the setting."""
     steps = tmp_path / "steps"
-    total = 10 * FRAGMENT + 8
-    changed = {"env": partial(Counted, steps), "total_steps": total}
-    with DQNConfig(**CONFIGS["dqn"].values() | changed).build() as dqn:
-        learn_from = dqn.learn_from
+    total = 10 * FRAGMENT + beyond
+    changed = {"env": partial(Counted, steps), "total_steps": 10 * FRAGMENT + 8}
+    with type(CONFIGS[name])(**CONFIGS[name].values() | changed).build() as algorithm:
+        learn_from = algorithm.learn_from
         seen = []
 
         def learn(rollouts: Any) -> Any:
-            expected = min(dqn.env_steps + FRAGMENT, total)
+            expected = min(algorithm.env_steps + FRAGMENT, total)
             deadline = time.monotonic() + 60
             while steps.stat().st_size < expected:
                 assert time.monotonic() < deadline, "nobody samples meanwhile"
@@ -285,8 +306,8 @@ def test_runners_sample_while_the_learner_learns_and_one_fragment_at_most(tmp_pa
             seen.append(steps.stat().st_size)
             return learn_from(rollouts)
 
-        dqn.learn_from = learn  # type: ignore[method-assign]
-        assert dqn.learn().env_steps == total
+        algorithm.learn_from = learn  # type: ignore[method-assign]
+        assert algorithm.learn().env_steps == total
     assert seen == [FRAGMENT * number for number in range(2, 11)] + [total, total]
     assert steps.stat().st_size == total, "the budget is met, and nothing is sampled beyond it"
 
@@ -308,27 +329,30 @@ def test_steps_and_updates_are_those_of_a_run_without_it(budget: int) -> None:
     assert found[0][1] == int(0.3 * (found[0][0] - 2) + 1e-9)
 
 
-def test_a_run_in_two_parts_ends_like_one(inline: Any) -> None:
+@pytest.mark.parametrize("name", ["dqn", "ppo"])
+def test_a_run_in_two_parts_ends_like_one(name: str, inline: Any) -> None:
     """Also where nothing was sampled ahead, because the first budget was spent."""
-    for config in (CONFIGS["dqn"], INLINE["dqn"]):
-        with config.build() as dqn:
-            dqn.learn(6 * FRAGMENT)
-            dqn.learn()
-            assert weights_of(dqn) == inline["dqn"]
+    for config in (CONFIGS[name], INLINE[name]):
+        with config.build() as algorithm:
+            algorithm.learn(6 * FRAGMENT)
+            algorithm.learn()
+            assert weights_of(algorithm) == inline[name]
 
 
-@pytest.mark.parametrize("elastic", [False, True])
-def test_what_was_sampled_ahead_too_long_is_taken_back(elastic: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "rows", "elastic"), [("dqn", 1, False), ("dqn", 1, True), ("ppo", 2, False)]
+)
+def test_what_was_sampled_ahead_too_long_is_taken_back(name: str, rows: int, elastic: bool) -> None:
     found = []
-    for config in (CONFIGS["dqn"].with_env_runners(min=int(elastic)), INLINE["dqn"]):
-        with config.build() as dqn:
+    for config in (CONFIGS[name].with_env_runners(min=int(elastic)), INLINE[name]):
+        with config.build() as algorithm:
             for _ in range(5):
-                dqn.train()  # which knows no budget
-            dqn.learn(5 * FRAGMENT + WIDTH)
-            assert dqn.env_steps == 5 * FRAGMENT + WIDTH
-            dqn.train()
-            found.append(weights_of(dqn))
-            assert dqn.env_runners.health()["sampler/discarded_steps"] == 0
+                algorithm.train()  # which knows no budget
+            algorithm.learn(5 * FRAGMENT + WIDTH)
+            assert algorithm.env_steps == 5 * FRAGMENT + rows * WIDTH
+            algorithm.train()
+            found.append(weights_of(algorithm))
+            assert algorithm.env_runners.health()["sampler/discarded_steps"] == 0
     assert found[0] == found[1]
 
 
@@ -356,7 +380,8 @@ def test_a_checkpoint_with_a_fragment_ahead_goes_on_to_the_bit(
 
 
 @pytest.mark.parametrize(
-    ("name", "engine"), [("dqn", "inline"), ("sac", "process"), ("td3", "inline")]
+    ("name", "engine"),
+    [("dqn", "inline"), ("sac", "process"), ("td3", "inline"), ("ppo", "process")],
 )
 def test_a_resumed_run_ends_like_one_that_never_stopped(
     name: str, engine: str, tmp_path: Path
@@ -397,13 +422,25 @@ def test_a_checkpoint_without_the_weights_that_act_is_refused(tmp_path: Path) ->
 # -- settings --------------------------------------------------------------------------------------
 
 
-def test_ppo_refuses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match=r"env_runners\.overlap: ppo learns from what its newest"):
-        PPOConfig().with_env_runners(overlap=True).checked()
-    words = ["--algo", "ppo", "--env", "CartPole-v1", "--run-dir", str(tmp_path / "run")]
-    assert train_main([*words, "--env-runners.overlap"]) == 2
-    assert "env_runners.overlap: ppo learns" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+@base.config
+class OnlyInTurn(PPOConfig):
+    """An algorithm of somebody's own, whose training_step knows nothing of sampling ahead."""
+
+    can_overlap: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize("flag", ["--pipeline", "--env-runners.overlap"])
+def test_an_algorithm_that_cannot_refuses_it(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = r"env_runners\.overlap: the training_step of onlyinturn samples nothing ahead"
+    with pytest.raises(ConfigError, match=words):
+        OnlyInTurn().with_env_runners(overlap=True).checked()
+    run = tmp_path / "run"
+    algo = f"{__name__}:{OnlyInTurn.__name__}"
+    assert train_main(["--algo", algo, "--run-dir", str(run), flag]) == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not run.exists()
 
 
 def test_auto_takes_a_process_to_sample_beside_the_learner(

@@ -13,6 +13,7 @@ FLAGS = (
     Flag("quiet", "Hush.", default=False, paired=False),
     Flag("run_dir", "Where.", "DIR"),
     Flag("env_runners.num", "Runners.", "INT", ("1",)),
+    Flag("env_runners.deep_down", "Far.", default=False, short="deep"),
 )
 
 
@@ -29,6 +30,9 @@ FLAGS = (
         ("--fast --quiet", {"fast": True, "quiet": True}),
         ("--env-runners.num 4", {"env_runners.num": ("4",)}),
         ("--gamma 0.99 --no-fast", {}),
+        ("--env-runners.deep-down", {"env_runners.deep_down": True}),
+        ("--deep", {"env_runners.deep_down": True}),
+        ("--deep --no-deep", {}),
     ],
 )
 def test_flags_are_read(words: str, values: dict[str, object]) -> None:
@@ -38,13 +42,15 @@ def test_flags_are_read(words: str, values: dict[str, object]) -> None:
 
 
 def test_every_mistake_is_told() -> None:
-    line = "stray --gama 3 4 --env-runners.nun 2 --no-quiet --gamma"
+    line = "stray --gama 3 4 --env-runners.nun 2 --no-quiet --deeep --no-deeep --gamma"
     problems = unknown_flags(parse("x", "", FLAGS, line.split()), FLAGS)
     assert [str(problem) for problem in problems] == [
         "--gamma: needs a value: --gamma FLOAT",
         "--gama: there is no such flag; did you mean --gamma?",
         "--env-runners.nun: there is no such flag; did you mean --env-runners.num?",
         "--no-quiet: there is no such flag; did you mean --quiet?",
+        "--deeep: there is no such flag; did you mean --deep?",
+        "--no-deeep: there is no such flag; did you mean --no-deep?",
         "stray: belongs to no flag; --help lists them",
     ]
 
@@ -73,6 +79,7 @@ def test_help_shows_defaults_and_leaves(capsys: pytest.CaptureFixture[str]) -> N
         "(default: 0.99)",
         "Collecting.",
         "--no-fast",
+        "--deep, --no-deep, --env-runners.deep-down",
     ):
         assert expected in said
     assert "--no-quiet" not in said

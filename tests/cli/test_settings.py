@@ -62,6 +62,12 @@ def test_flags_become_what_their_settings_are() -> None:
     assert made.env_kwargs == {"size": 8, "slip": 1e-3, "name": "big", "open": True, "goal": "a=b"}
 
 
+def test_sampling_while_learning_has_a_short_flag() -> None:
+    assert settle("--pipeline").env_runners.overlap
+    assert not settle("--pipeline", "--no-pipeline").env_runners.overlap
+    assert "pipeline" not in settle("--pipeline").values()
+
+
 def test_environment_arguments_of_flags_join_those_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("env_kwargs: {size: 8, slip: 1.0}\n")

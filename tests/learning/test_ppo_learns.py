@@ -29,6 +29,12 @@ def test_cartpole_is_solved() -> None:
 
 
 @pytest.mark.slow
+def test_cartpole_is_solved_by_a_policy_one_update_behind() -> None:
+    runners = {"num": 1, "envs_per_runner": 8, "overlap": True}
+    assert min(_evaluations("CartPole-v1", env_runners=runners)) >= 475
+
+
+@pytest.mark.slow
 def test_pendulum_swings_up() -> None:
     assert _second_best(_evaluations("Pendulum-v1")) >= -250
 
