@@ -76,6 +76,12 @@ COMPARISONS = (
     ),
     Comparison("runner_scaling", "runner_scaling.py", "", "--pairs 1 --steps 50"),
     Comparison("overlap", "overlap.py", "--algo sac", "--pairs 1 --steps 200"),
+    Comparison(
+        "overlap_ppo",
+        "overlap.py",
+        "--algo ppo --step-ms 0 --steps 40960 --runners 2",
+        "--pairs 1 --steps 4096",
+    ),
     Comparison("scaling", "scaling.py", "--runners 10 100 1000", "--runners 10 --seconds 0.5"),
     Comparison("scaling_learners", "scaling.py", "--runners --learners 2 4", "--learners 2"),
     Comparison("replay", "replay.py", "--frames 200000", "--frames 2000"),

@@ -75,7 +75,12 @@ def _survives_kills_of_its_driver(
 )
 @pytest.mark.parametrize(
     ("algo", "engine", "overlap"),
-    [("ppo", "inline", False), ("dqn", "process", False), ("sac", "process", True)],
+    [
+        ("ppo", "inline", False),
+        ("dqn", "process", False),
+        ("sac", "process", True),
+        ("ppo", "process", True),
+    ],
 )
 def test_a_driver_killed_a_few_times_and_resumed(
     launcher: Launcher, algo: str, engine: str, overlap: bool
