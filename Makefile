@@ -7,18 +7,22 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUN    := runs/cartpole-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: setup train test test-slow check format peers bench guard clean
+.PHONY: setup kernels train test test-slow check format peers bench guard clean
 
 setup: $(STAMP)
 
 # A stamp, so that a second call costs nothing until the dependencies change.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11: name a newer one with make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt torch==2.13.0 -e ".[$(EXTRAS)]"
 	@touch $@
+
+# After a change of the C files; `setup` compiles them the first time.
+kernels: $(STAMP)
+	$(BIN)/python hatch_build.py
 
 # The preset's budget solves CartPole-v1; the evaluation after it shows whether it did.
 train: $(STAMP)

@@ -90,11 +90,11 @@ def _learning(config: Any, engine: str, obstacles: Sequence[str], cores: int) ->
         return less
     if engine == "torch" and obstacles and config.learners.engine == "auto":
         return (
-            f"the faster numpy engine cannot do this run ({'; '.join(obstacles)}); without that,"
+            f"the faster compiled engine cannot do this run ({'; '.join(obstacles)}); without that,"
             f" or on a GPU (--learners.device auto), or by {less}"
         )
     if engine == "torch" and config.learners.engine == "torch":
-        return "--learners.engine auto takes the faster numpy engine where it can"
+        return "--learners.engine auto takes a faster engine where it can"
     return less
 
 

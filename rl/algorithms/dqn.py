@@ -62,7 +62,7 @@ class DQNLearner(Learner[DQNConfig]):
     module: QNetwork
     experience: Experience
     analytic: AnalyticDQN
-    """There with the numpy engine alone."""
+    """There with analytic gradients alone."""
 
     def __init__(self, config: DQNConfig, spaces: Spaces, num_environments: int) -> None:
         super().__init__(config, spaces, num_environments)
@@ -70,9 +70,13 @@ class DQNLearner(Learner[DQNConfig]):
         self.target, self.target_parameters = frozen_copy(self.module, self.flat.vector)
         self.epsilon = self.module.epsilon
         self.epsilon.fill_(self.exploration_rate(0))
-        if self.engine == "numpy":
+        self.set_up_engine()
+
+    def set_up_engine(self) -> None:
+        super().set_up_engine()
+        if self.by_hand:
             target = self.target_parameters.numpy()
-            self.analytic = AnalyticDQN(config, self.module, self.flat, target)
+            self.analytic = AnalyticDQN(self.config, self.module, self.flat, target, self.engine)
 
     @staticmethod
     def make_module(config: DQNConfig, spaces: Spaces) -> QNetwork:
@@ -146,7 +150,7 @@ class DQNLearner(Learner[DQNConfig]):
 
     def step(self) -> dict[str, Tensor | float]:
         """One update on a batch of M transitions. Returns scalars under their public names."""
-        if self.engine == "numpy":
+        if self.by_hand:
             _, transitions, weights = self.experience.draw_arrays()
             terms, found = self.analytic.gradient(transitions, weights)
             if weights is not None:

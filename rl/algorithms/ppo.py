@@ -87,8 +87,12 @@ class PPOLearner(Learner[PPOConfig]):
         self.adam_epsilon = config.adam_epsilon
         super().__init__(config, spaces, num_environments)
         self.kl_coef = torch.tensor(config.kl_coef, dtype=torch.float64)
-        if self.engine == "numpy":
-            self.analytic = AnalyticPPO(config, self.module, self.flat)
+        self.set_up_engine()
+
+    def set_up_engine(self) -> None:
+        super().set_up_engine()
+        if self.by_hand:
+            self.analytic = AnalyticPPO(self.config, self.module, self.flat, self.engine)
 
     @staticmethod
     def make_module(config: PPOConfig, spaces: Spaces) -> ActorCritic:
@@ -112,7 +116,7 @@ class PPOLearner(Learner[PPOConfig]):
 
     module: ActorCritic
     analytic: AnalyticPPO
-    """There with the numpy engine alone."""
+    """There with analytic gradients alone."""
     recurrent: RecurrentSteps
     """Of the steps that `prepare` scored last; there with memory alone."""
 
@@ -132,7 +136,7 @@ class PPOLearner(Learner[PPOConfig]):
             config.clip_range, config.clip_range_final, env_steps, config.total_steps
         )
         batch = self.prepare(Rollout.concatenate(rollouts))
-        if self.engine == "numpy":
+        if self.by_hand:
             self.analytic.load(batch)
         averages = Averages(self.ranks)
         stop = False
@@ -162,7 +166,7 @@ class PPOLearner(Learner[PPOConfig]):
         if self.module.memory_size:
             yield from self._sequence_minibatches(batch, size // self.config.sequence_length)
             return
-        if self.engine == "numpy":
+        if self.by_hand:
             order = torch.randperm(len(batch), generator=self.generator)
             yield from self.analytic.minibatches(order.numpy(), size, self.ranks)
             return
@@ -264,7 +268,7 @@ class PPOLearner(Learner[PPOConfig]):
 
     def _values(self, rows: Tree, leading: int) -> Tensor:
         """V of observations [..., *obs] with so many leading axes, a few rows at a time."""
-        if self.engine == "numpy":
+        if self.by_hand:
             return torch.from_numpy(self.analytic.values(rows, leading))
         return self._in_pieces(self.module.value, rows)
 

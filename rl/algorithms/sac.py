@@ -75,7 +75,7 @@ class SACLearner(Learner[SACConfig]):
     module: SquashedPolicy | CategoricalPolicy
     experience: Experience
     analytic: AnalyticSAC
-    """There with the numpy engine alone."""
+    """There with analytic gradients alone."""
 
     def __init__(self, config: SACConfig, spaces: Spaces, num_environments: int) -> None:
         super().__init__(config, spaces, num_environments)
@@ -106,11 +106,15 @@ class SACLearner(Learner[SACConfig]):
             else config.target_entropy
         )
         self.module.warming_up.fill_(config.learning_starts > 0)
-        if self.engine == "numpy":
+        self.set_up_engine()
+
+    def set_up_engine(self) -> None:
+        super().set_up_engine()
+        if self.by_hand:
             assert isinstance(self.module, SquashedPolicy)
             target = self.target_parameters.numpy()
             self.analytic = AnalyticSAC(
-                self.module, self.flat, self.critics, self.others["critics"], target
+                self.module, self.flat, self.critics, self.others["critics"], target, self.engine
             )
 
     def obstacles(self) -> Iterator[str]:
@@ -164,8 +168,8 @@ class SACLearner(Learner[SACConfig]):
         """
         config, ent_coef = self.config, self.temperature()
         metrics: dict[str, Any]
-        if self.engine == "numpy":
-            metrics, log_prob = self.fit_in_numpy(ent_coef.item())
+        if self.by_hand:
+            metrics, log_prob = self.fit_by_hand(ent_coef.item())
         else:
             batch = self.experience.draw()
             critic_loss, q_value = self.fit_critics(batch, ent_coef)
@@ -177,11 +181,11 @@ class SACLearner(Learner[SACConfig]):
             metrics["ent_coef_loss"] = self.fit_temperature(log_prob)
         if self.num_updates % config.target_update_interval == 0:
             self.target_parameters.lerp_(self.others["critics"].vector, config.tau)
-        if self.engine == "numpy":
+        if self.by_hand:
             return {name: float(value) for name, value in metrics.items()}
         return metrics
 
-    def fit_in_numpy(self, ent_coef: float) -> tuple[dict[str, float], Tensor]:
+    def fit_by_hand(self, ent_coef: float) -> tuple[dict[str, float], Tensor]:
         """`fit_critics`, then `fit_policy`, by analytic gradients; returns terms, mean log pi."""
         _, batch, weights = self.experience.draw_arrays()
         shape = len(batch.returns), self.module.action_layout.num_columns

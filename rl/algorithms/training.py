@@ -18,6 +18,7 @@ from rl.algorithms.videos import check_videos, record_evaluation, show_video, vi
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.configs.yaml_io import to_yaml
 from rl.core.data.rollout import Episode
+from rl.core.kernels.library import kernels_obstacle
 from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.records.checkpoint_store import CheckpointStore
@@ -328,10 +329,13 @@ class _Run:
 
 
 def _engine_line(learners: LearnerGroup | LearnerActors) -> str:
-    """Which engine learns, and why where it is not the faster one."""
+    """Which engine learns, and why where it is not the fastest one."""
     line = f"learning engine: {learners.engine}"
-    obstacles = learners.engine_obstacles
-    return f"{line} (not numpy: {'; '.join(obstacles)})" if obstacles else line
+    reasons = [*learners.engine_obstacles]
+    missing = kernels_obstacle()
+    if learners.engine == "numpy" and missing:
+        reasons.append(missing)
+    return f"{line} (not compiled: {'; '.join(reasons)})" if reasons else line
 
 
 def _resume_line(unrestorable: str) -> str:

@@ -96,10 +96,11 @@ class LearnersConfig(Settings):
     """Where the update runs: cpu, cuda, cuda:N, or auto (cuda when there is one)."""
     threads: AtLeastOne = 1
     """Processor threads of each learner; results depend on it in the last bits."""
-    engine: Literal["auto", "torch", "numpy"] = "auto"
-    """torch: what every loss is defined in; numpy: the same gradients computed by hand, faster for
-    small networks without images; auto: numpy where it can, and the run says so. Each gives the
-    same bits every time, the two differ in the last ones."""
+    engine: Literal["auto", "torch", "compiled", "numpy"] = "auto"
+    """torch: what every loss is defined in; compiled: the same gradients by hand, through compiled
+    passes, faster for networks without images; numpy: the same, where nothing was compiled; auto:
+    the first that can of compiled, numpy and torch, and the run says so. Each gives the same bits
+    every time, they differ in the last ones."""
     timeout: Positive = 150.0
     """Seconds after which the others give up a learner that does not answer; without num, idle."""
     check_interval: AtLeastOne = 100

@@ -100,7 +100,7 @@ ONE, FOUR = (PPOConfig(env_runners={"num": n, "envs_per_runner": 8}) for n in (1
             ONE,
             "learn",
             {"engine": "torch", "obstacles": ("memory (gru)",)},
-            r"numpy engine cannot do this run \(memory \(gru\)\).*--learners\.device auto",
+            r"compiled engine cannot do this run \(memory \(gru\)\).*--learners\.device auto",
         ),
         (
             ONE.with_learners(engine="torch"),

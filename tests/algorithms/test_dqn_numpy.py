@@ -1,4 +1,4 @@
-"""The numpy engine of DQN is held to the torch loss, which is the definition."""
+"""The analytic engines of DQN is held to the torch loss, which is the definition."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.learning.experience import ReplayBatch
 from rl.errors import UsageError
+from tests.by_hand import BY_HAND, FASTEST
 
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
     "vector": spaces.Box(-1, 1, (4,)),
@@ -95,7 +96,7 @@ def torch_batch(learner: DQNLearner, found: Transitions, weights: Array | None) 
 
 
 def compare(learner: DQNLearner, generator: np.random.Generator) -> None:
-    assert learner.engine == "numpy"
+    assert learner.by_hand
     found, weights = batch_of(learner, generator)
     used = weights if learner.config.prioritized else None
     loss, errors, values = learner.loss(torch_batch(learner, found, used))
@@ -110,20 +111,24 @@ def compare(learner: DQNLearner, generator: np.random.Generator) -> None:
     assert terms["q_value"] == pytest.approx(values.mean().item(), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
-def test_the_gradient_is_that_of_the_torch_loss_for_every_setting(settings: dict[str, Any]) -> None:
+def test_the_gradient_is_that_of_the_torch_loss_for_every_setting(
+    settings: dict[str, Any], engine: str
+) -> None:
     generator = np.random.default_rng()  # other inputs every time
-    learner = learner_of(**settings)
+    learner = learner_of(engine=engine, **settings)
     for _ in range(5):
         compare(learner, generator)
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=list(OBSERVATIONS))
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_gradient_is_that_of_torch_for_every_observation(
-    observation: spaces.Space[Any], normalize: bool
+    observation: spaces.Space[Any], normalize: bool, engine: str
 ) -> None:
-    learner = learner_of(observation, normalize_observations=normalize)
+    learner = learner_of(observation, normalize_observations=normalize, engine=engine)
     compare(learner, np.random.default_rng())
 
 
@@ -144,7 +149,7 @@ def test_what_it_cannot_do_is_refused_when_asked_for_and_left_to_torch_otherwise
         assert learner_of(**settings, engine="auto").engine == "torch"
         with pytest.raises(UsageError, match=word):
             learner_of(**settings)
-    assert learner_of(engine="auto").engine == "numpy"
+    assert learner_of(engine="auto").engine == FASTEST
     assert learner_of(engine="torch").engine == "torch"
 
 
@@ -172,9 +177,10 @@ def trained(engine: str, **settings: Any) -> tuple[DQN, Array]:
         return algorithm, algorithm.learners.get_weights().parameters
 
 
-def test_engines_stay_together_and_each_repeats_itself() -> None:
-    _, first = trained("numpy", double=True, dueling=True)
-    _, again = trained("numpy", double=True, dueling=True)
+@pytest.mark.parametrize("engine", BY_HAND)
+def test_engines_stay_together_and_each_repeats_itself(engine: str) -> None:
+    _, first = trained(engine, double=True, dueling=True)
+    _, again = trained(engine, double=True, dueling=True)
     _, torchs = trained("torch", double=True, dueling=True)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, torchs)

@@ -1,4 +1,4 @@
-"""The numpy engine of PPO is held to the torch loss, which is the definition."""
+"""The analytic engines of PPO is held to the torch loss, which is the definition."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +17,7 @@ from rl.core.learning.analytic_ppo import PPOArrays
 from rl.core.learning.ranks import Ranks
 from rl.core.models.actor import draw_noise
 from rl.errors import Diverged, UsageError
+from tests.by_hand import BY_HAND, FASTEST
 
 VECTOR = spaces.Box(-1, 1, (4,))
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
@@ -111,9 +112,9 @@ def pairs(learner: PPOLearner, batch: PPOBatch) -> Iterator[tuple[PPOBatch, PPOA
     state = learner.generator.get_state()
     arrays = list(learner.minibatches(batch))
     learner.generator.set_state(state)
-    learner.engine = "torch"
+    engine, learner.engine = learner.engine, "torch"
     tensors = list(learner.minibatches(batch))
-    learner.engine = "numpy"
+    learner.engine = engine
     assert len(tensors) == len(arrays) == 3
     for tensor, array in zip(tensors, arrays, strict=True):
         assert isinstance(tensor, PPOBatch)
@@ -140,28 +141,31 @@ def compare(learner: PPOLearner) -> None:
             assert found[name] == pytest.approx(value.item(), rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
 @pytest.mark.parametrize("action", ["discrete", "box"])
 def test_the_gradient_is_that_of_the_torch_loss_for_every_setting(
-    settings: dict[str, Any], action: str
+    settings: dict[str, Any], action: str, engine: str
 ) -> None:
-    compare(learner_of(ACTIONS[action], **settings))
+    compare(learner_of(ACTIONS[action], engine=engine, **settings))
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("action", ACTIONS.values(), ids=list(ACTIONS))
 def test_the_gradient_is_that_of_torch_for_every_action_space(
-    action: spaces.Space[Any], settings: dict[str, Any]
+    action: spaces.Space[Any], settings: dict[str, Any], engine: str
 ) -> None:
-    compare(learner_of(action, **settings))
+    compare(learner_of(action, engine=engine, **settings))
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=list(OBSERVATIONS))
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_gradient_is_that_of_torch_for_every_observation(
-    observation: spaces.Space[Any], normalize: bool
+    observation: spaces.Space[Any], normalize: bool, engine: str
 ) -> None:
-    compare(learner_of(observation=observation, normalize_observations=normalize))
+    compare(learner_of(observation=observation, normalize_observations=normalize, engine=engine))
 
 
 def rollout_of(generator: np.random.Generator, length: int, width: int) -> Rollout:
@@ -179,11 +183,12 @@ def rollout_of(generator: np.random.Generator, length: int, width: int) -> Rollo
     )
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("width", [1, 3])
-def test_steps_are_scored_as_torch_scores_them(width: int) -> None:
+def test_steps_are_scored_as_torch_scores_them(width: int, engine: str) -> None:
     rollout = rollout_of(np.random.default_rng(), 20, width)
     ours, theirs = (
-        learner_of(normalize_observations=True),
+        learner_of(normalize_observations=True, engine=engine),
         learner_of(normalize_observations=True, engine="torch"),
     )
     theirs.set_state(ours.get_state())
@@ -229,7 +234,7 @@ def test_what_it_cannot_do_is_refused_when_asked_for_and_left_to_torch_otherwise
         assert learner_of(**settings, engine="auto").engine == "torch"
         with pytest.raises(UsageError, match=word):
             learner_of(**settings)
-    assert learner_of(engine="auto").engine == "numpy"
+    assert learner_of(engine="auto").engine == FASTEST
     own = Doubled(PPOConfig(), Spaces(VECTOR, ACTIONS["box"]), 1)
     assert own.engine == "torch"
     assert "Doubled" in own.engine_obstacles[0]
@@ -250,8 +255,9 @@ def trained(engine: str, **settings: Any) -> Array:
         return algorithm.learners.get_weights().parameters
 
 
-def test_engines_stay_together_and_each_repeats_itself() -> None:
-    first, again, torchs = trained("numpy"), trained("numpy"), trained("torch")
+@pytest.mark.parametrize("engine", BY_HAND)
+def test_engines_stay_together_and_each_repeats_itself(engine: str) -> None:
+    first, again, torchs = trained(engine), trained(engine), trained("torch")
     assert np.array_equal(first, again)
     assert not np.array_equal(first, torchs)
     np.testing.assert_allclose(first, torchs, rtol=0, atol=1e-3)
@@ -265,7 +271,8 @@ def test_a_step_that_starts_too_far_away_is_not_taken() -> None:
     assert "train/approx_kl" not in metrics or metrics["train/approx_kl"] < 1e-6
 
 
-def test_a_run_that_diverges_says_so_and_warns_of_nothing_else() -> None:
+@pytest.mark.parametrize("engine", BY_HAND)
+def test_a_run_that_diverges_says_so_and_warns_of_nothing_else(engine: str) -> None:
     config = PPOConfig(learning_rate=1e30, rollout_length=64, max_grad_norm=None)
-    with PPO(config.with_learners(engine="numpy")) as ppo, pytest.raises(Diverged, match="finite"):
+    with PPO(config.with_learners(engine=engine)) as ppo, pytest.raises(Diverged, match="finite"):
         ppo.learn(1000)

@@ -1,4 +1,4 @@
-"""The numpy engine of SAC is held to the torch losses, which are the definition."""
+"""The analytic engines of SAC is held to the torch losses, which are the definition."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, tree_map
 from rl.core.learning.experience import ReplayBatch
 from rl.errors import UsageError
+from tests.by_hand import BY_HAND, FASTEST
 
 VECTOR = spaces.Box(-1, 1, (4,))
 NESTED = spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.MultiDiscrete([2, 3]))
@@ -111,13 +112,17 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found / scale, expected / scale, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
-def test_both_gradients_are_those_of_the_torch_losses(settings: dict[str, Any]) -> None:
-    compare(learner_of(**settings))
+def test_both_gradients_are_those_of_the_torch_losses(
+    settings: dict[str, Any], engine: str
+) -> None:
+    compare(learner_of(engine=engine, **settings))
 
 
-def test_a_deviation_at_its_bound_gets_no_gradient() -> None:
-    learner = learner_of(hidden_sizes=())
+@pytest.mark.parametrize("engine", BY_HAND)
+def test_a_deviation_at_its_bound_gets_no_gradient(engine: str) -> None:
+    learner = learner_of(hidden_sizes=(), engine=engine)
     with torch.no_grad():
         learner.module.head.bias[3:] = torch.tensor([5.0, -30.0, 0.0])
         learner.module.head.weight[3:].zero_()
@@ -133,7 +138,7 @@ def test_what_it_cannot_do_is_refused_when_asked_for_and_left_to_torch_otherwise
         assert learner_of(**settings, engine="auto").engine == "torch"
         with pytest.raises(UsageError, match=word):
             learner_of(**settings)
-    assert learner_of(engine="auto").engine == "numpy"
+    assert learner_of(engine="auto").engine == FASTEST
 
 
 def trained(engine: str) -> Array:
@@ -150,8 +155,9 @@ def trained(engine: str) -> Array:
         return algorithm.learners.get_weights().parameters
 
 
-def test_engines_stay_together_and_each_repeats_itself() -> None:
-    first, again, torchs = trained("numpy"), trained("numpy"), trained("torch")
+@pytest.mark.parametrize("engine", BY_HAND)
+def test_engines_stay_together_and_each_repeats_itself(engine: str) -> None:
+    first, again, torchs = trained(engine), trained(engine), trained("torch")
     assert np.array_equal(first, again)
     assert not np.array_equal(first, torchs)
     np.testing.assert_allclose(first, torchs, rtol=0, atol=1e-3)

@@ -14,6 +14,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.learning.learner import Learner
 from rl.core.learning.learner_group import LearnerGroup
 from rl.errors import Diverged
+from tests.by_hand import FASTEST
 from tests.faults.runs import SMALL
 
 OFF_POLICY: dict[str, Any] = {"learning_starts": 32, "buffer_size": 1000, "updates_per_step": 0.5}
@@ -55,7 +56,7 @@ def _poison(algorithm: Algorithm[Any], share: float, monkeypatch: pytest.MonkeyP
 
 
 def _cases() -> list[Any]:
-    engines = {"ppo": ("torch", "numpy"), "dqn": ("torch", "numpy"), "sac": ("torch", "numpy")}
+    engines = dict.fromkeys(("ppo", "dqn", "sac"), ("torch", "numpy", *({FASTEST} - {"numpy"})))
     return [(case, engine) for case in CASES for engine in engines.get(case, ("torch",))]
 
 

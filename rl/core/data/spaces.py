@@ -288,8 +288,12 @@ class ActionLayout:
 
         Continuous values are clipped to the space here, and only here.
         """
-        if isinstance(self.space, spaces.Discrete):
-            return list(actions + self.space.start)
+        space = self.space
+        if isinstance(space, spaces.Discrete):
+            return list(actions + space.start)
+        if isinstance(space, spaces.Box) and self.heads[0].kind == "gaussian":
+            rows = actions.reshape(len(actions), *space.shape)  # all at once: a clip costs 5 us
+            return list(rows.clip(space.low, space.high).astype(space.dtype))
         return [self._decode(row) for row in actions]
 
 

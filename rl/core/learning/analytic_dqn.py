@@ -1,4 +1,4 @@
-"""The gradient of DQN's loss in numpy: what `learners.engine: numpy` computes with.
+"""The gradient of DQN's loss by hand: the learning engines `numpy` and `compiled`.
 
 `DQNLearner.loss` is the definition; tests hold this to its gradient, to 1e-5, for every setting.
 Shapes: M transitions of a batch, A actions.
@@ -15,10 +15,10 @@ from rl.core.data.masks import best_allowed
 from rl.core.data.replay import Transitions
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
-from rl.core.learning.analytic_mlp import AnalyticMLP, linear_names
+from rl.core.learning.analytic_mlp import MLP, linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
-from rl.core.models.numpy_mlp import NumpyEncoder
+from rl.core.models.numpy_encoder import NumpyEncoder
 from rl.core.models.q_network import QNetwork
 from rl.core.models.spec import QNetworkSpec
 
@@ -42,7 +42,12 @@ class AnalyticDQN:
     """Huber regression of Q on one-step or n-step targets."""
 
     def __init__(
-        self, config: DQNConfig, module: QNetwork, flat: FlatParameters, target: Array
+        self,
+        config: DQNConfig,
+        module: QNetwork,
+        flat: FlatParameters,
+        target: Array,
+        engine: str,
     ) -> None:
         """Takes views of a learner's vectors; it computes with whatever stands there.
 
@@ -51,12 +56,13 @@ class AnalyticDQN:
             module: Whose parameters are views of `flat`.
             flat: Its `gradient_array` is written.
             target: Parameters of the target network, [P].
+            engine: Who passes through the networks, `numpy` or `compiled`.
         """
         table = module.parameter_table()
         parameters, gradients = table.views(flat.array), table.views(flat.gradient_array)
-        self._network = AnalyticQNetwork(module.spec, parameters, gradients)
+        self._network = AnalyticQNetwork(engine, module.spec, parameters, gradients)
         # Of its own, for its arrays must not take the place of those that wait for `backward`.
-        self._target = AnalyticQNetwork(module.spec, table.views(target))
+        self._target = AnalyticQNetwork(engine, module.spec, table.views(target))
         self._double, self._normalizes = config.double, config.normalize_observations
         buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
         self._live = Weights(0, flat.array, buffers)
@@ -111,6 +117,7 @@ class AnalyticQNetwork:
 
     def __init__(
         self,
+        engine: str,
         spec: QNetworkSpec,
         parameters: Mapping[str, Array],
         gradients: Mapping[str, Array] | None = None,
@@ -118,6 +125,7 @@ class AnalyticQNetwork:
         """Takes views.
 
         Args:
+            engine: `numpy` or `compiled`.
             spec: Of the network.
             parameters: By the names they have in `QNetwork`.
             gradients: Where `backward` writes; None: it is never called.
@@ -125,12 +133,12 @@ class AnalyticQNetwork:
         torso = linear_names("torso", len(spec.torso_sizes))
         stream = linear_names("advantage_stream", len(spec.stream_sizes))
         views = parameters, gradients, spec.activation
-        self._torso = AnalyticMLP(torso, *views)
-        self._advantage = AnalyticMLP([*stream, "advantage_head"], *views, head=True)
-        self._value: AnalyticMLP | None = None
+        self._torso = make_mlp(engine, torso, *views)
+        self._advantage = make_mlp(engine, [*stream, "advantage_head"], *views, head=True)
+        self._value: MLP | None = None
         if spec.dueling:
             stream = linear_names("value.0", len(spec.stream_sizes))
-            self._value = AnalyticMLP([*stream, "value.1"], *views, head=True)
+            self._value = make_mlp(engine, [*stream, "value.1"], *views, head=True)
 
     def forward(self, features: Array) -> Array:
         """Q [N, A] of features [N, F]; valid until the next call."""

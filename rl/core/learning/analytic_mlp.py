@@ -1,4 +1,4 @@
-"""Plain MLPs in numpy with their gradients, in place: what the `numpy` learning engine runs on.
+"""Plain MLPs with their gradients, in place: what the analytic learning engines run on.
 
 Nothing is recorded and nothing allocated after the first call of a size: a forward pass leaves
 the layers' outputs in preallocated arrays, the backward pass reads them and writes into the
@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from rl.core.data.tree import Array
+from rl.core.kernels.mlp import CompiledMLP
 
-__all__ = ["ACTIVATIONS", "AnalyticMLP", "linear_names"]
+__all__ = ["ACTIVATIONS", "MLP", "AnalyticMLP", "linear_names", "make_mlp"]
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 MOST_SIZES = 16
@@ -93,6 +94,35 @@ ACTIVATIONS: Mapping[str, Activation] = {
 def linear_names(name: str, count: int) -> list[str]:
     """Names of the `count` linear layers in an `mlp`: activations stand between, hence even."""
     return [f"{name}.{2 * index}" for index in range(count)]
+
+
+class MLP(Protocol):
+    """A network and its gradient, whoever computes them; see `AnalyticMLP`."""
+
+    def forward(self, inputs: Array) -> Array: ...
+
+    def backward(
+        self, gradient: Array, to_inputs: bool = False, parameters: bool = True
+    ) -> Array: ...
+
+
+def make_mlp(
+    engine: str,
+    names: Sequence[str],
+    parameters: Mapping[str, Array],
+    gradients: Mapping[str, Array] | None,
+    activation: str,
+    head: bool = False,
+) -> MLP:
+    """The MLP of a learning engine, `numpy` or `compiled`; arguments as of `AnalyticMLP`."""
+    if engine == "numpy":
+        return AnalyticMLP(names, parameters, gradients, activation, head)
+    layers, slopes = (
+        None if views is None else [(views[f"{n}.weight"], views[f"{n}.bias"]) for n in names]
+        for views in (parameters, gradients)
+    )
+    assert layers is not None
+    return CompiledMLP(layers, slopes, activation, head)
 
 
 class _Rows:

@@ -1,4 +1,4 @@
-"""The gradient of PPO's loss in numpy: what `learners.engine: numpy` computes with.
+"""The gradient of PPO's loss by hand: the learning engines `numpy` and `compiled`.
 
 `PPOLearner.loss` is the definition; tests hold this to its gradient, to 1e-5, for every setting.
 Shapes: N samples of an iteration, M of a minibatch, F features.
@@ -7,7 +7,7 @@ Shapes: N samples of an iteration, M of a minibatch, F features.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,13 +17,14 @@ from torch import Tensor
 from rl.configs.ppo import PPOConfig
 from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
+from rl.core.kernels.ppo import CompiledPPOLoss, PPOSums, PPOWeights
 from rl.core.learning.analytic_distributions import AnalyticDistribution
-from rl.core.learning.analytic_mlp import AnalyticMLP, linear_names
+from rl.core.learning.analytic_mlp import linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
 from rl.core.learning.ranks import Ranks
 from rl.core.models.modules import ActorCritic, TensorTree
-from rl.core.models.numpy_mlp import NumpyEncoder
+from rl.core.models.numpy_encoder import NumpyEncoder
 
 __all__ = ["AnalyticPPO", "PPOArrays", "ppo_obstacles"]
 
@@ -79,13 +80,16 @@ class PPOArrays(NamedTuple):
 class AnalyticPPO:
     """Values, minibatches and the gradient of the clipped objective."""
 
-    def __init__(self, config: PPOConfig, module: ActorCritic, flat: FlatParameters) -> None:
+    def __init__(
+        self, config: PPOConfig, module: ActorCritic, flat: FlatParameters, engine: str
+    ) -> None:
         """Takes views of a learner's vectors; it computes with whatever stands there.
 
         Args:
             config: Settings of the run.
             module: Whose parameters are views of `flat`.
             flat: Its `gradient_array` is written.
+            engine: Who passes through the networks, `numpy` or `compiled`.
         """
         self._config, spec = config, module.spec
         table = module.parameter_table()
@@ -96,11 +100,14 @@ class AnalyticPPO:
         policy = [] if spec.shared_torso else linear_names("policy_torso", depth)
         value = [] if spec.shared_torso else linear_names("value_torso", depth)
         self._shares = bool(shared)
-        self._torso = AnalyticMLP(shared, *views)
-        self._policy = AnalyticMLP([*policy, "policy_head"], *views, head=True)
-        self._value = AnalyticMLP([*value, "value_head"], *views, head=True)
+        self._torso = make_mlp(engine, shared, *views)
+        self._policy = make_mlp(engine, [*policy, "policy_head"], *views, head=True)
+        self._value = make_mlp(engine, [*value, "value_head"], *views, head=True)
         self._distribution = AnalyticDistribution(
             module.action_layout, parameters.get("log_std"), gradients.get("log_std")
+        )
+        self._compiled = (
+            _compiled_loss(module, parameters, gradients) if engine == "compiled" else None
         )
         buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
         self._live = Weights(0, flat.array, buffers)
@@ -155,13 +162,51 @@ class AnalyticPPO:
         Returns:
             The loss and its terms under their public names.
         """
-        config, size = self._config, len(batch.features)
-        old_log_probs, advantages, targets, old_values = batch.columns
         hidden = self._torso.forward(batch.features)
-        log_probs, entropies = self._distribution.forward(
-            self._policy.forward(hidden), batch.actions
+        outputs, values = self._policy.forward(hidden), self._value.forward(hidden)
+        slopes = self._slopes if self._compiled is None else self._compiled_slopes
+        at_outputs, at_values, terms = slopes(batch, outputs, values, clip_range, kl_coef)
+        back = self._policy.backward(at_outputs, to_inputs=self._shares)
+        other = self._value.backward(at_values, to_inputs=self._shares)
+        if self._shares:
+            back += other
+            self._torso.backward(back)
+        config, size = self._config, len(batch.features)
+        policy_loss, value_loss = -terms.objective / size, terms.value_error / size
+        entropy, divergence = terms.entropy / size, terms.kl / size
+        loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+        return {
+            "loss": loss + kl_coef * divergence,
+            "policy_gradient_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy_loss": -entropy,
+            "approx_kl": divergence,
+            "clip_fraction": terms.clipped / size,
+        }
+
+    def _compiled_slopes(
+        self, batch: PPOArrays, outputs: Array, values: Array, clip_range: float, kl_coef: float
+    ) -> tuple[Array, Array, PPOSums]:
+        """`_slopes` in one call."""
+        assert self._compiled is not None
+        config = self._config
+        weights = PPOWeights(
+            clip_range,
+            config.value_clip_range,
+            config.dual_clip,
+            config.value_coef,
+            config.entropy_coef,
+            kl_coef,
         )
-        values = self._value.forward(hidden)[:, 0]
+        return self._compiled.gradients(weights, outputs, values, batch.actions, batch.columns)
+
+    def _slopes(
+        self, batch: PPOArrays, outputs: Array, values: Array, clip_range: float, kl_coef: float
+    ) -> tuple[Array, Array, PPOSums]:
+        """Gradients at the policy's outputs [M, k] and at values [M, 1], and sums of terms."""
+        config, size = self._config, len(outputs)
+        old_log_probs, advantages, targets, old_values = batch.columns
+        log_probs, entropies = self._distribution.forward(outputs, batch.actions)
         log_ratio = log_probs - old_log_probs
         ratio = np.exp(log_ratio)
         objective = ratio * advantages
@@ -181,26 +226,12 @@ class AnalyticPPO:
         if kl_coef:
             slopes += kl * np.float32(kl_coef / size)
         kl -= log_ratio
-        errors, value_slopes = self._value_errors(values, old_values, targets)
+        errors, value_slopes = self._value_errors(values[:, 0], old_values, targets)
         value_slopes *= np.float32(2 * config.value_coef / size)
         # Fortran order, and a column, as the layers take them.
         gradient = self._distribution.backward(slopes, -config.entropy_coef / size)
-        back = self._policy.backward(gradient, to_inputs=self._shares)
-        other = self._value.backward(value_slopes[:, None], to_inputs=self._shares)
-        if self._shares:
-            back += other
-            self._torso.backward(back)
-        policy_loss, value_loss = -_mean(objective), _mean(errors)
-        entropy, divergence = _mean(entropies), _mean(kl)
-        loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
-        return {
-            "loss": loss + kl_coef * divergence,
-            "policy_gradient_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy_loss": -entropy,
-            "approx_kl": divergence,
-            "clip_fraction": np.count_nonzero(outside) / size,
-        }
+        sums = PPOSums(*map(_sum, (objective, errors, entropies, kl)), np.count_nonzero(outside))
+        return gradient, value_slopes[:, None], sums
 
     def _value_errors(self, values: Array, old: Array, targets: Array) -> tuple[Array, Array]:
         """Squared errors [M] and half their slopes at the values [M]."""
@@ -227,5 +258,19 @@ def normalized_array(advantages: Array) -> Array:
     return centred
 
 
-def _mean(values: Array) -> float:
-    return float(np.add.reduce(values)) / len(values)
+def _sum(values: Array) -> float:
+    return float(np.add.reduce(values))
+
+
+def _compiled_loss(
+    module: ActorCritic, parameters: Mapping[str, Array], gradients: Mapping[str, Array]
+) -> CompiledPPOLoss | None:
+    """The loss in one call, for one category or normals; several parts at once have none."""
+    layout = module.action_layout
+    if len(layout.heads) > 1:
+        return None
+    if layout.heads[0].kind == "gaussian":
+        own = parameters["log_std"], gradients["log_std"]
+        return CompiledPPOLoss(layout.num_parameters, *own)
+    categorical = layout.heads[0].kind == "categorical"
+    return CompiledPPOLoss(layout.num_parameters, None, None) if categorical else None

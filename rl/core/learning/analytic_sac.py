@@ -1,4 +1,4 @@
-"""The gradients of SAC's losses in numpy, for continuous actions: the `numpy` learning engine.
+"""The gradients of SAC's losses by hand, for continuous actions: engines `numpy` and `compiled`.
 
 `SACLearner.critic_loss` and `policy_loss` are the definitions; tests hold these to their gradients,
 to 1e-5. Shapes: M transitions of a batch, F features, d numbers of an action; 2 is the critics.
@@ -7,22 +7,23 @@ to 1e-5. Shapes: M transitions of a batch, F features, d numbers of an action; 2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from rl.core.data.replay import Transitions
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import ParameterTable, Weights
-from rl.core.learning.analytic_mlp import ACTIVATIONS, AnalyticMLP, linear_names
+from rl.core.learning.analytic_critics import make_critics
+from rl.core.learning.analytic_mlp import linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
-from rl.core.models.numpy_mlp import NumpyEncoder
+from rl.core.models.numpy_encoder import NumpyEncoder
 from rl.core.models.policy_network import CategoricalPolicy, SquashedPolicy
 from rl.core.models.spec import LOG_STD_BOUNDS
 from rl.core.models.twin_critics import TwinCritics
 
-__all__ = ["AnalyticSAC", "AnalyticTwinCritics", "sac_obstacles"]
+__all__ = ["AnalyticSAC", "sac_obstacles"]
 
 LOG_SQRT_2PI = np.float32(0.5 * math.log(2 * math.pi))
 LOG_2 = np.float32(math.log(2))
@@ -37,70 +38,6 @@ def sac_obstacles(module: SquashedPolicy | CategoricalPolicy) -> Iterator[str]:
         yield from network_obstacles(module, SquashedPolicy)
 
 
-class AnalyticTwinCritics:
-    """`TwinCritics` and its gradient: every layer one product over both critics."""
-
-    def __init__(
-        self,
-        parameters: Mapping[str, Array],
-        gradients: Mapping[str, Array] | None,
-        activation: str,
-    ) -> None:
-        """Takes views: weights [2, inputs, outputs], biases [2, 1, outputs]."""
-        names = range(sum(name.startswith("weights.") for name in parameters))
-        self._layers = [(parameters[f"weights.{n}"], parameters[f"biases.{n}"]) for n in names]
-        self._gradients = (
-            None
-            if gradients is None
-            else [(gradients[f"weights.{n}"], gradients[f"biases.{n}"]) for n in names]
-        )
-        self._activation = ACTIVATIONS[activation]
-        self._size = -1
-
-    def _allocate(self, size: int) -> None:
-        self._size = size
-        shapes = [(2, size, weight.shape[2]) for weight, _ in self._layers]
-        self._outputs = [np.empty(shape, np.float32) for shape in shapes]
-        self._kept = [np.empty(shape, np.float32) for shape in shapes[:-1]]
-        inputs = [(2, size, weight.shape[1]) for weight, _ in self._layers]
-        self._back = [np.empty(shape, np.float32) for shape in inputs]
-
-    def forward(self, inputs: Array) -> Array:
-        """Values [2, M] of inputs [M, F + d]; valid until the next call."""
-        if inputs.shape[0] != self._size:
-            self._allocate(inputs.shape[0])
-        self._inputs = hidden = inputs
-        for index, (weight, bias) in enumerate(self._layers):
-            output = self._outputs[index]
-            np.matmul(hidden, weight, out=output)
-            output += bias
-            if index < len(self._kept):
-                self._activation.forward(output, self._kept[index])
-            hidden = output
-        return hidden[..., 0]
-
-    def backward(self, gradient: Array, parameters: bool) -> Array:
-        """From the gradient at the values [2, M], writes that of all parameters, or leaves them.
-
-        Returns:
-            Without `parameters`, the gradient at the inputs [2, M, F + d]; else nothing of use.
-        """
-        gradient = gradient[..., None]
-        for index in range(len(self._layers) - 1, -1, -1):
-            if index < len(self._kept):
-                self._activation.backward(gradient, self._outputs[index], self._kept[index])
-            if parameters:
-                assert self._gradients is not None
-                weight, bias = self._gradients[index]
-                hidden = self._outputs[index - 1].swapaxes(1, 2) if index else self._inputs.T
-                np.matmul(hidden, gradient, out=weight)
-                np.add.reduce(gradient, 1, out=bias, keepdims=True)
-            if index or not parameters:
-                weight = self._layers[index][0]
-                gradient = np.matmul(gradient, weight.swapaxes(1, 2), out=self._back[index])
-        return gradient
-
-
 class AnalyticSAC:
     """Both losses of SAC with a squashed Gaussian policy."""
 
@@ -111,6 +48,7 @@ class AnalyticSAC:
         critics: TwinCritics,
         critics_flat: FlatParameters,
         target: Array,
+        engine: str,
     ) -> None:
         """Takes views of a learner's vectors; it computes with whatever stands there.
 
@@ -120,10 +58,12 @@ class AnalyticSAC:
             critics: Whose parameters are views of `critics_flat`.
             critics_flat: Its `gradient_array` is written.
             target: Parameters of the target critics, [P].
+            engine: Who passes through the networks, `numpy` or `compiled`.
         """
         spec, table = policy.spec, policy.parameter_table()
         names = [*linear_names("torso", len(spec.hidden_sizes)), "head"]
-        self._policy = AnalyticMLP(
+        self._policy = make_mlp(
+            engine,
             names,
             table.views(flat.array),
             table.views(flat.gradient_array),
@@ -132,8 +72,8 @@ class AnalyticSAC:
         )
         table = ParameterTable({name: tuple(p.shape) for name, p in critics.named_parameters()})
         views = table.views(critics_flat.array), table.views(critics_flat.gradient_array)
-        self._critics = AnalyticTwinCritics(*views, spec.activation)
-        self._target = AnalyticTwinCritics(table.views(target), None, spec.activation)
+        self._critics = make_critics(engine, *views, spec.activation)
+        self._target = make_critics(engine, table.views(target), None, spec.activation)
         self._middle, self._inverse = policy.bounds.middle.numpy(), policy.bounds.inverse.numpy()
         self._normalizes = spec.normalize_observations
         buffers = {name: buffer.numpy() for name, buffer in policy.named_buffers()}

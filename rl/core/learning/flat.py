@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rl.core.data.batch import to_tensor
 from rl.core.data.tree import Array
+from rl.core.kernels.adam import CompiledAdam
 from rl.core.learning.ranks import Ranks
 from rl.errors import Diverged
 
@@ -57,7 +58,7 @@ class FlatParameters:
         """Of the next step."""
         self._epsilon = epsilon
         self._moments: dict[str, Tensor] = {}  # of Adam on the CPU, from its first step on
-        self._leaf = nn.Parameter(self.vector)  # shares the memory of `vector`
+        self._adam: CompiledAdam | None = None
         # On the CPU `_descend` does without: to make one costs two seconds of imports.
         self._optimizer = self._torch_optimizer() if self.vector.is_cuda else None
         self.ranks = Ranks()
@@ -66,6 +67,8 @@ class FlatParameters:
         """Steps not taken, because loss or gradient was not finite."""
         self.skipped_in_a_row = 0
         """Of them those since the last step that was taken."""
+        self.compiled = False
+        """Whether `step_array` takes the compiled Adam; torch's differs in the last bits."""
         self._norms: list[Tensor] = []  # on the GPU: of the steps that are not counted yet
         if not self.vector.is_cuda:
             self.array: Array = self.vector.numpy()
@@ -130,8 +133,12 @@ class FlatParameters:
         norm = math.sqrt(gradient.dot(gradient))
         if self._skips(norm):
             return norm
-        if max_norm is not None and norm > max_norm:
-            gradient *= np.float32(max_norm / (norm + 1e-6))
+        scale = 1.0 if max_norm is None or norm <= max_norm else max_norm / (norm + 1e-6)
+        if self.compiled:
+            self._descend_compiled(scale)
+            return norm
+        if scale != 1.0:
+            gradient *= np.float32(scale)
         self._descend()
         return norm
 
@@ -162,6 +169,7 @@ class FlatParameters:
         return True
 
     def _torch_optimizer(self) -> torch.optim.Adam:
+        self._leaf = nn.Parameter(self.vector)  # shares the memory of `vector`
         self._leaf.grad = self.gradient
         return torch.optim.Adam([self._leaf], lr=self.learning_rate, eps=self._epsilon, fused=True)
 
@@ -170,15 +178,7 @@ class FlatParameters:
         if self._optimizer is not None:
             self._optimizer.step()
             return
-        if not self._moments:
-            self._set_moments(
-                {
-                    "step": torch.zeros(()),
-                    "exp_avg": torch.zeros_like(self.vector),
-                    "exp_avg_sq": torch.zeros_like(self.vector),
-                }
-            )
-        self._count += 1  # the memory of the step
+        self._count_step()
         moments = self._moments
         torch._fused_adam_(  # what torch's optimizer calls; a test holds them to the same bits
             [self.vector],
@@ -196,8 +196,29 @@ class FlatParameters:
             maximize=False,
         )
 
+    def _descend_compiled(self, scale: float) -> None:
+        """The same on numpy's side, with the gradient times `scale`."""
+        self._count_step()
+        if self._adam is None:
+            mean, square = (self._moments[name].numpy() for name in ("exp_avg", "exp_avg_sq"))
+            self._adam = CompiledAdam(
+                self.array, self.gradient_array, mean, square, BETAS, self._epsilon
+            )
+        self._adam.step(float(self._count), self.learning_rate, scale)
+
+    def _count_step(self) -> None:
+        if not self._moments:
+            self._set_moments(
+                {
+                    "step": torch.zeros(()),
+                    "exp_avg": torch.zeros_like(self.vector),
+                    "exp_avg_sq": torch.zeros_like(self.vector),
+                }
+            )
+        self._count += 1  # the memory of the step
+
     def _set_moments(self, moments: dict[str, Tensor]) -> None:
-        self._moments = moments
+        self._moments, self._adam = moments, None
         if moments:
             self._count = moments["step"].numpy()
 

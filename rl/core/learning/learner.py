@@ -18,7 +18,7 @@ from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.data.weights import Weights
 from rl.core.learning.devices import choose_device
-from rl.core.learning.engines import choose_learning_engine
+from rl.core.learning.engines import LearningEngine, choose_learning_engine, engine_can
 from rl.core.learning.flat import FlatParameters
 from rl.core.learning.ranks import Ranks
 from rl.core.learning.schedules import linear
@@ -108,7 +108,7 @@ class Learner(ABC, Generic[ConfigT]):
         return {} if self.reward_scaler is None else dict(self.reward_scaler.state_dict())
 
     def obstacles(self) -> Iterator[str]:
-        """Yields why the `numpy` engine cannot learn this run; a learner that has one says less."""
+        """Yields why only torch can learn this run; a learner with an analytic form says less."""
         yield f"{type(self).__name__} has no analytic gradient"
 
     def use_engine(self, name: str) -> None:
@@ -116,8 +116,25 @@ class Learner(ABC, Generic[ConfigT]):
 
         Where it cannot be had, the one chosen here stays: the run goes on, in other last bits.
         """
-        if self.config.learners.engine == "auto" and name == "torch":
-            self.engine = "torch"
+        known: tuple[LearningEngine, ...] = ("torch", "compiled", "numpy")
+        for engine in known:
+            free = self.config.learners.engine == "auto"
+            if free and name == engine and engine_can(engine, self.engine_obstacles):
+                self.engine = engine
+                self.set_up_engine()
+
+    def set_up_engine(self) -> None:
+        """Makes what the engine computes with: at the end of construction, and for another engine.
+
+        Who overrides it calls this, too.
+        """
+        for flat in self._all_parameters():
+            flat.compiled = self.engine == "compiled"
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether gradients are analytic, in arrays, rather than torch's."""
+        return self.engine != "torch"
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [T, B] to learn from: scaled where `normalize_rewards` says so, else raw."""
@@ -199,7 +216,7 @@ class Learner(ABC, Generic[ConfigT]):
         """
         self.num_updates += 1
         limit = self.config.max_grad_norm
-        if self.engine == "numpy":
+        if self.by_hand:
             return self.flat.step_array(limit, float(loss))
         return self.flat.step(limit)
 

@@ -93,7 +93,7 @@ class LearnerRank(Generic[ConfigT]):
         self._number: int | None = None
 
     def engines(self) -> tuple[str, tuple[str, ...]]:
-        """The learning engine, and why it is not numpy."""
+        """The learning engine, and what keeps it from analytic gradients."""
         return self._learner.engine, self._learner.engine_obstacles
 
     def use_engine(self, name: str) -> None:

@@ -38,6 +38,9 @@ class NumpyMemory:
             for part in ("ih_l0", "hh_l0")
         )
 
+    def changed(self) -> None:
+        """What the views show has other values from now on, and is seen."""
+
     def __call__(self, features: Array, memory: Array) -> tuple[Array, Array]:
         """Outputs [B, H] and the next state [B, S], of features [B, F] and a state [B, S]."""
         gates = np.dot(features, self._inputs[0])

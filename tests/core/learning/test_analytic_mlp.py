@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 from rl.core.data.tree import Array
-from rl.core.learning.analytic_mlp import ACTIVATIONS, AnalyticMLP, linear_names
+from rl.core.learning.analytic_mlp import ACTIVATIONS, linear_names, make_mlp
 from rl.core.models.modules import mlp
+from tests.by_hand import BY_HAND
 
 
-def both(activation: str, head: bool, sizes: tuple[int, ...] = (16, 8)) -> tuple[Any, ...]:
+def both(
+    engine: str, activation: str, head: bool, sizes: tuple[int, ...] = (16, 8)
+) -> tuple[Any, ...]:
     """A torch network, its analytic form, and where that writes gradients; nan before."""
     network = nn.Sequential(mlp(5, sizes, activation, orthogonal=False))
     names = linear_names("0", len(sizes))
@@ -19,7 +22,7 @@ def both(activation: str, head: bool, sizes: tuple[int, ...] = (16, 8)) -> tuple
         names.append("1")
     parameters = {name: p.detach().numpy() for name, p in network.named_parameters()}
     gradients = {name: np.full_like(p, np.nan) for name, p in parameters.items()}
-    return network, AnalyticMLP(names, parameters, gradients, activation, head), gradients
+    return network, make_mlp(engine, names, parameters, gradients, activation, head), gradients
 
 
 def close(ours: Array, theirs: Any) -> None:
@@ -27,10 +30,13 @@ def close(ours: Array, theirs: Any) -> None:
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize("head", [True, False])
-def test_values_and_every_gradient_are_those_of_torch(activation: str, head: bool) -> None:
-    network, analytic, gradients = both(activation, head)
+def test_values_and_every_gradient_are_those_of_torch(
+    engine: str, activation: str, head: bool
+) -> None:
+    network, analytic, gradients = both(engine, activation, head)
     for rows in (7, 1, 30, 7):  # arrays of a size are used again
         inputs = 3 * torch.randn(rows, 5)
         inputs.requires_grad_()
@@ -45,9 +51,10 @@ def test_values_and_every_gradient_are_those_of_torch(activation: str, head: boo
             close(gradients[name], parameter.grad)
 
 
+@pytest.mark.parametrize("engine", BY_HAND)
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_large_inputs_give_neither_nan_nor_a_warning(activation: str) -> None:
-    network, analytic, _ = both(activation, head=False)
+def test_large_inputs_give_neither_nan_nor_a_warning(engine: str, activation: str) -> None:
+    network, analytic, _ = both(engine, activation, head=False)
     inputs = torch.full((2, 5), 1e4, requires_grad=True)
     inputs.data[1] *= -1
     outputs = network(inputs)
@@ -56,8 +63,9 @@ def test_large_inputs_give_neither_nan_nor_a_warning(activation: str) -> None:
     close(analytic.backward(np.ones(outputs.shape, np.float32), to_inputs=True), inputs.grad)
 
 
-def test_a_step_of_the_parameters_is_seen_without_a_call() -> None:
-    network, analytic, _ = both("tanh", head=True)
+@pytest.mark.parametrize("engine", BY_HAND)
+def test_a_step_of_the_parameters_is_seen_without_a_call(engine: str) -> None:
+    network, analytic, _ = both(engine, "tanh", head=True)
     inputs = torch.randn(4, 5)
     before = analytic.forward(inputs.numpy()).copy()
     with torch.no_grad():
@@ -67,15 +75,17 @@ def test_a_step_of_the_parameters_is_seen_without_a_call() -> None:
     assert not np.allclose(before, analytic.forward(inputs.numpy()))
 
 
-def test_gradients_at_the_inputs_alone_leave_the_parameters_alone() -> None:
-    _, analytic, gradients = both("relu", head=True)
+@pytest.mark.parametrize("engine", BY_HAND)
+def test_gradients_at_the_inputs_alone_leave_the_parameters_alone(engine: str) -> None:
+    _, analytic, gradients = both(engine, "relu", head=True)
     analytic.forward(np.ones((2, 5), np.float32))
     analytic.backward(np.ones((2, 3), np.float32), to_inputs=True, parameters=False)
     assert all(np.isnan(gradient).all() for gradient in gradients.values())
 
 
-def test_without_layers_it_is_the_identity() -> None:
-    empty = AnalyticMLP([], {}, {}, "tanh")
+@pytest.mark.parametrize("engine", BY_HAND)
+def test_without_layers_it_is_the_identity(engine: str) -> None:
+    empty = make_mlp(engine, [], {}, {}, "tanh")
     rows = np.ones((2, 3), np.float32)
     assert empty.forward(rows) is rows
     assert empty.backward(rows, to_inputs=True) is rows

@@ -1,0 +1,1 @@
+"""Passes of plain MLPs, compiled: what the `compiled` learning engine and acting run on."""

@@ -1,0 +1,103 @@
+"""The compiled functions of the C files here, as `ctypes` sees them, and whether they can be had.
+
+They are compiled where the package is installed; where there is no C compiler, or the processor is
+of another kind, everything runs without them, on numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+__all__ = ["LIBRARY", "Layer", "Pass", "address", "kernels", "kernels_obstacle"]
+
+LIBRARY = Path(__file__).with_name("kernels.so")
+"""Where installing the package leaves the compiled file."""
+
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+_KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_int}
+_ARGUMENTS = {
+    "supported": "",
+    "pack_layers": "pi",
+    "forward": "ppi",
+    "backward": "ppi pii ff",
+    "act": "pii pi pf",
+    "adam": "pi pppp",
+    "normalize": "ip",
+    "ppo_categorical": "pii pp p p pp pp",
+    "ppo_gaussian": "pii pp p p pp pp pp",
+    "sample_categories": "ii pi pi pp",
+}
+"""What each takes, in order: pointers, integers of 64 bits, flags; a blank means nothing."""
+
+
+class Layer(ctypes.Structure):
+    """`layer` of `passes.c`, which says what each field is."""
+
+    _fields_ = [
+        ("weight", _POINTER),
+        ("bias", _POINTER),
+        ("weight_gradient", _POINTER),
+        ("bias_gradient", _POINTER),
+        ("packed", _POINTER),
+        ("output", _POINTER),
+        ("kept", _POINTER),
+        ("gradient", _POINTER),
+        ("inputs", _INTEGER),
+        ("outputs", _INTEGER),
+        ("out_step", _INTEGER),
+        ("in_step", _INTEGER),
+        ("output_stride", _INTEGER),
+        ("activation", _INTEGER),
+    ]
+
+
+class Pass(ctypes.Structure):
+    """`pass` of `passes.c`."""
+
+    _fields_ = [
+        ("layers", _POINTER),
+        ("scratch", _POINTER),
+        ("top", _POINTER),
+        ("depth", _INTEGER),
+        ("rows", _INTEGER),
+    ]
+
+
+@functools.cache
+def kernels() -> ctypes.PyDLL | None:
+    """The compiled functions, or None where `kernels_obstacle` has a reason."""
+    return None if kernels_obstacle() else _load()
+
+
+@functools.cache
+def kernels_obstacle() -> str | None:
+    """Why the compiled passes cannot be had, in words; None: they can."""
+    if not LIBRARY.exists():
+        return "the package was installed without a C compiler"
+    try:
+        library = _load()
+    except OSError as error:
+        return f"{LIBRARY.name} does not load ({error})"
+    return None if library.supported() else "this processor lacks AVX2 or FMA"
+
+
+@functools.cache
+def _load() -> ctypes.PyDLL:
+    # Calls are short: to let go of the interpreter for each would cost more than it gives.
+    library = ctypes.PyDLL(str(LIBRARY))
+    for name, kinds in _ARGUMENTS.items():
+        function = getattr(library, name)
+        function.argtypes = tuple(_KINDS[kind] for kind in kinds.replace(" ", ""))
+        function.restype = ctypes.c_int if name in ("act", "supported") else None
+    return library
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Where an array's first element lies. Whoever hands it on keeps the array alive."""
+    found: int = array.__array_interface__["data"][0]
+    return found
