@@ -66,7 +66,22 @@ COMPARISONS = (
         "--pairs 1 --steps 2000",
         "sb3",
     ),
-    Comparison("sac_pendulum", "sac_pendulum.py", "--steps 6000", "--pairs 1 --steps 1100", "sb3"),
+    Comparison("sac_pendulum", "sac.py", "--steps 6000", "--pairs 1 --steps 1100", "sb3"),
+    Comparison(
+        "sac_pendulum_2_threads",
+        "sac.py",
+        "--steps 6000 --threads 2",
+        "--pairs 1 --steps 1100",
+        "sb3",
+    ),
+    Comparison(
+        "sac_halfcheetah",
+        "sac.py",
+        "--steps 6000 --env HalfCheetah-v5",
+        "--pairs 1 --steps 1100",
+        "sb3",
+    ),
+    Comparison("sac_floor", "sac_floor.py", "", "--blocks 3 --updates 2"),
     Comparison(
         "ray_overhead",
         "ray_overhead.py",
