@@ -89,6 +89,8 @@ class RunnerState:
 def _begun_anew(lane: LaneState, failures: Sequence[Failure]) -> LaneState:
     """The lane as it was before a rollout, but for episodes that failed without an end in it."""
     unmarked = [failure for failure in failures if not failure.ended]
+    if not unmarked:
+        return lane
     lane = replace(lane, episode=lane.episode + len(unmarked))
     if any(failure.step == 0 for failure in unmarked):
         return replace(lane, steps=0, pieces=())

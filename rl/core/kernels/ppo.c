@@ -1,6 +1,6 @@
 /* The slopes of PPO's loss at what the networks give, and a step of Adam.
  *
- * Sums run in order and in double precision; one processor gives the same bits every time.
+ * Means are of sums in double precision, in order; one processor gives the same bits every time.
  * `rl/core/kernels/ppo.py` and `adam.py` call what stands here; tests hold it to the torch loss.
  */
 
@@ -26,7 +26,7 @@ static double policy_slope(const ppo_settings *s, double share, const ppo_sample
                            double log_prob, ppo_sums *sums)
 {
     const double advantage = old->advantages[i], log_ratio = log_prob - old->log_probs[i];
-    const double ratio = exp(log_ratio), low = 1 - s->clip_range, high = 1 + s->clip_range;
+    const double ratio = expf((float)log_ratio), low = 1 - s->clip_range, high = 1 + s->clip_range;
     const double clipped = ratio < low ? low : ratio > high ? high : ratio;
     double objective = ratio * advantage, slope = objective;
     if (clipped * advantage < objective) objective = clipped * advantage, slope = 0;
@@ -63,19 +63,20 @@ static void value_slopes(const ppo_settings *s, int64_t size, const ppo_samples 
  * `room` is for 2 k numbers. */
 void ppo_categorical(const ppo_settings *s, int64_t size, int64_t k, const float *logits,
                      const int64_t *actions, const ppo_samples *old, const float *values,
-                     float *gradient, float *value_gradient, double *room, ppo_sums *sums)
+                     float *gradient, float *value_gradient, float *room, ppo_sums *sums)
 {
-    double *chances = room, *logs = room + k;
+    float *chances = room, *logs = room + k;
     const double share = 1.0 / size;
     for (int64_t i = 0; i < size; i++, logits += k, gradient += k) {
-        double largest = logits[0], total = 0, entropy = 0;
+        float largest = logits[0], total = 0;
+        double entropy = 0;
         for (int64_t j = 1; j < k; j++) largest = logits[j] > largest ? logits[j] : largest;
         for (int64_t j = 0; j < k; j++) {
             logs[j] = logits[j] - largest;
-            chances[j] = exp(logs[j]);
+            chances[j] = expf(logs[j]);
             total += chances[j];
         }
-        const double log_total = log(total);
+        const float log_total = logf(total);
         for (int64_t j = 0; j < k; j++) {
             chances[j] /= total;
             logs[j] -= log_total;

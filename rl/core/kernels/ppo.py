@@ -64,6 +64,8 @@ class CompiledPPOLoss:
         self._outputs, self._log_std = outputs, (log_std, log_std_gradient)
         self._room = np.empty(2 * outputs)
         self._last: tuple[int, ...] = ()
+        self._weights: PPOWeights | None = None  # those that the settings hold
+        self._settings = _Weights()
         if log_std is None:
             self._call = library.ppo_categorical
         else:
@@ -92,12 +94,14 @@ class CompiledPPOLoss:
         if len(self._gradients[0]) != size:
             shapes = (size, self._outputs), (size, 1)
             self._gradients = np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32)
-        settings = _Weights(*(math.nan if value is None else value for value in weights))
+        if weights != self._weights:
+            self._weights = weights
+            self._settings = _Weights(*(math.nan if value is None else value for value in weights))
         first, step = address(columns), columns.strides[0]
         samples = _Samples(*range(first, first + 4 * step, step))
         sums = PPOSums()
         self._call(
-            ctypes.addressof(settings),
+            ctypes.addressof(self._settings),
             size,
             self._outputs,
             address(outputs),

@@ -133,9 +133,11 @@ class AnalyticQNetwork:
         torso = linear_names("torso", len(spec.torso_sizes))
         stream = linear_names("advantage_stream", len(spec.stream_sizes))
         views = parameters, gradients, spec.activation
+        self._value: MLP | None = None
+        if not spec.dueling:  # one chain
+            torso, stream = [], [*torso, *stream]
         self._torso = make_mlp(engine, torso, *views)
         self._advantage = make_mlp(engine, [*stream, "advantage_head"], *views, head=True)
-        self._value: MLP | None = None
         if spec.dueling:
             stream = linear_names("value.0", len(spec.stream_sizes))
             self._value = make_mlp(engine, [*stream, "value.1"], *views, head=True)
@@ -154,7 +156,7 @@ class AnalyticQNetwork:
     def backward(self, gradient: Array) -> None:
         """Writes the gradients of all parameters from that at Q [N, A], which is overwritten."""
         if self._value is None:
-            self._torso.backward(self._advantage.backward(gradient, to_inputs=True))
+            self._advantage.backward(gradient)
             return
         total = gradient.sum(1, keepdims=True)
         gradient -= total / np.float32(gradient.shape[1])

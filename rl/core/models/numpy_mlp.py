@@ -198,20 +198,21 @@ class NumpyQActor:
         self._table = table
         self._observations = ObservationLayout(spec.observation_space)
         self._encoder = NumpyEncoder(spec)
-        self._torso = layers(linear_layers("torso", spec.torso_sizes), None)
-        self._advantages = layers(
-            linear_layers("advantage_stream", spec.stream_sizes), "advantage_head"
-        )
+        noisy = spec.noisy_sigma > 0
+        torso = linear_layers("torso", spec.torso_sizes)
+        stream = linear_layers("advantage_stream", spec.stream_sizes)
+        valued = spec.dueling and spec.num_atoms > 1
+        if not noisy and not valued:  # one chain, in one call
+            torso, stream = [], [*torso, *stream]
+        self._torso = layers(torso, None)
+        self._advantages = layers(stream, "advantage_head")
         # Without atoms, value and mean advantage are the same for all actions: which is best shows
         # without them. In a distribution they shift logits, and so each mean by another amount.
         self._value = (
-            layers(linear_layers("value.0", spec.stream_sizes), "value.1")
-            if spec.dueling and spec.num_atoms > 1
-            else None
+            layers(linear_layers("value.0", spec.stream_sizes), "value.1") if valued else None
         )
         layered = [self._torso, self._advantages, *([self._value] if self._value else [])]
         self._parts: list[Weighted] = [*layered]
-        noisy = spec.noisy_sigma > 0
         sizes = [part.noise_size(table) if noisy else 0 for part in layered]
         self._noise_ends = np.cumsum(sizes)
         self.parameter_noise = sum(sizes)
