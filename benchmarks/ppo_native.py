@@ -6,6 +6,7 @@ steps, 4 epochs x 4 minibatches of 512, two hidden layers of 64, one thread, the
 equal. Import and set-up are not counted. `make peers` makes the peer's Python.
 
     python benchmarks/ppo_native.py --peer-python PATH/bin/python
+    python benchmarks/ppo_native.py --peer-python PATH/bin/python --pipeline
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import _pairs
 LENGTH, ENVIRONMENTS, EPOCHS, MINIBATCH = 32, 64, 4, 512
 
 
-def ours(steps: int, seed: int) -> dict[str, object]:
+def ours(steps: int, seed: int, pipeline: bool) -> dict[str, object]:
     """Trains with this package, as `learn` does."""
     import rl
 
@@ -29,7 +30,7 @@ def ours(steps: int, seed: int) -> dict[str, object]:
         rollout_length=LENGTH,
         num_epochs=EPOCHS,
         minibatch_size=MINIBATCH,
-    ).with_env_runners(envs_per_runner=ENVIRONMENTS, vectorization="native")
+    ).with_env_runners(envs_per_runner=ENVIRONMENTS, vectorization="native", overlap=pipeline)
     with config.build() as algorithm:
         return _pairs.learn(algorithm)
 
@@ -57,13 +58,19 @@ def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
     parser = _pairs.parser(__doc__)
     parser.set_defaults(steps=200_000)
+    parser.add_argument(
+        "--pipeline", action="store_true", help="ours samples while it learns, one rollout behind"
+    )
     flags = parser.parse_args()
-    if flags.run:
-        side = {"ours": ours, "sb3": sb3}[flags.run]
-        print(json.dumps(side(flags.steps, flags.seed)))
+    if flags.run == "ours":
+        print(json.dumps(ours(flags.steps, flags.seed, flags.pipeline)))
+    elif flags.run:
+        print(json.dumps(sb3(flags.steps, flags.seed)))
     else:
         question = "PPO CartPole-v1, 64 x 32, native vector environment, steps/s"
-        _pairs.compare(question, Path(__file__), flags, peer="sb3")
+        question += ", pipeline" * flags.pipeline
+        own = ["--pipeline"] if flags.pipeline else []
+        _pairs.compare(question, Path(__file__), flags, peer="sb3", own=own)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ settings equal. Import and set-up are not counted. The peer's Python: `python -m
 `PATH/bin/pip install torch==2.13.0 stable-baselines3 ale-py opencv-python-headless`.
 
     python benchmarks/ppo_pong.py --peer-python PATH/bin/python --pairs 2
+    python benchmarks/ppo_pong.py --peer-python PATH/bin/python --pairs 2 --pipeline
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import _pairs
 THREADS = 2
 
 
-def ours(steps: int, seed: int) -> dict[str, object]:
+def ours(steps: int, seed: int, pipeline: bool) -> dict[str, object]:
     """Trains with this package, as `learn` does."""
     import rl
 
@@ -36,7 +37,7 @@ def ours(steps: int, seed: int) -> dict[str, object]:
         minibatch_size=256,
         shared_torso=True,
         hidden_sizes=(),
-        env_runners={"num": 1, "envs_per_runner": 8},
+        env_runners={"num": 1, "envs_per_runner": 8, "overlap": pipeline},
         learners={"threads": THREADS},
     )
     with config.build() as algorithm:
@@ -75,13 +76,19 @@ def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
     parser = _pairs.parser(__doc__)
     parser.set_defaults(steps=60_000, pairs=2)
+    parser.add_argument(
+        "--pipeline", action="store_true", help="ours samples while it learns, one rollout behind"
+    )
     flags = parser.parse_args()
-    if flags.run:
-        side = {"ours": ours, "sb3": sb3}[flags.run]
-        print(json.dumps(side(flags.steps, flags.seed)))
+    if flags.run == "ours":
+        print(json.dumps(ours(flags.steps, flags.seed, flags.pipeline)))
+    elif flags.run:
+        print(json.dumps(sb3(flags.steps, flags.seed)))
     else:
         question = "PPO ALE/Pong-v5, agent steps/s, two threads"
-        _pairs.compare(question, Path(__file__), flags, peer="sb3", threads=THREADS)
+        question += ", pipeline" * flags.pipeline
+        own = ["--pipeline"] if flags.pipeline else []
+        _pairs.compare(question, Path(__file__), flags, peer="sb3", own=own, threads=THREADS)
 
 
 if __name__ == "__main__":

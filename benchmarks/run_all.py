@@ -54,9 +54,23 @@ COMPARISONS = (
         "sb3",
     ),
     Comparison("ppo_native", "ppo_native.py", "", "--pairs 1 --steps 8192", "sb3"),
+    Comparison(
+        "ppo_native_pipeline",
+        "ppo_native.py",
+        "--pipeline",
+        "--pipeline --pairs 1 --steps 8192",
+        "sb3",
+    ),
     Comparison("ppo_halfcheetah", "ppo_halfcheetah.py", "", "--pairs 1 --steps 4096", "sb3"),
     Comparison(
         "ppo_pong", "ppo_pong.py", "--pairs 5 --steps 20000", "--pairs 1 --steps 2048", "sb3"
+    ),
+    Comparison(
+        "ppo_pong_pipeline",
+        "ppo_pong.py",
+        "--pipeline --pairs 5 --steps 20000",
+        "--pipeline --pairs 1 --steps 2048",
+        "sb3",
     ),
     Comparison("dqn_cartpole_every_4", "dqn_cartpole.py", "", "--pairs 1 --steps 3000", "sb3"),
     Comparison(

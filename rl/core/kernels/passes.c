@@ -104,9 +104,10 @@ static inline lanes sloped(int64_t activation, lanes gradient, lanes y, const fl
     return gradient;
 }
 
-/* sums[rows][2] = start + a[rows, K] panel[K, 16]; a's element (m, k) at m * a_row + k * a_step */
+/* sums[rows][2] = start + a[rows, K] panel[K, 16]; a's element (m, k) at m * a_row + k * a_step.
+ * With one half of the panel the other is zeros, and so are its sums. */
 static inline __attribute__((always_inline)) void
-tile(int rows, const float *a, int64_t a_row, int64_t a_step, const float *panel, int64_t k_size,
+tile(int rows, int halves, const float *a, int64_t a_row, int64_t a_step, const float *panel, int64_t k_size,
      const float *start, lanes sums[][2])
 {
     lanes sum[TILE][2], first = {0}, second = {0};
@@ -123,11 +124,31 @@ tile(int rows, const float *a, int64_t a_row, int64_t a_step, const float *panel
         for (int m = 0; m < rows; m++) {
             const lanes value = _mm256_set1_ps(a[m * a_row]);
             sum[m][0] += value * first;
-            sum[m][1] += value * second;
+            if (halves == 2) sum[m][1] += value * second;
         }
     }
 #pragma GCC unroll 6
     for (int m = 0; m < rows; m++) sums[m][0] = sum[m][0], sums[m][1] = sum[m][1];
+}
+
+/* The same for rows that are known when it runs. */
+static inline void tile_of(int rows, int narrow, const float *a, int64_t a_row, int64_t a_step,
+                           const float *panel, int64_t k_size, const float *start, lanes sums[][2])
+{
+    switch (narrow ? -rows : rows) {
+    case 6: tile(6, 2, a, a_row, a_step, panel, k_size, start, sums); break;
+    case 5: tile(5, 2, a, a_row, a_step, panel, k_size, start, sums); break;
+    case 4: tile(4, 2, a, a_row, a_step, panel, k_size, start, sums); break;
+    case 3: tile(3, 2, a, a_row, a_step, panel, k_size, start, sums); break;
+    case 2: tile(2, 2, a, a_row, a_step, panel, k_size, start, sums); break;
+    case 1: tile(1, 2, a, a_row, a_step, panel, k_size, start, sums); break;
+    case -6: tile(6, 1, a, a_row, a_step, panel, k_size, start, sums); break;
+    case -5: tile(5, 1, a, a_row, a_step, panel, k_size, start, sums); break;
+    case -4: tile(4, 1, a, a_row, a_step, panel, k_size, start, sums); break;
+    case -3: tile(3, 1, a, a_row, a_step, panel, k_size, start, sums); break;
+    case -2: tile(2, 1, a, a_row, a_step, panel, k_size, start, sums); break;
+    default: tile(1, 1, a, a_row, a_step, panel, k_size, start, sums);
+    }
 }
 
 /* What happens to a tile before it is stored. */
@@ -148,18 +169,12 @@ static void product(float *c, int64_t c_stride, int64_t m_size, int64_t n_size, 
     for (int64_t n = 0; n < n_size; n += PANEL, packed += PANEL * k_size) {
         const int64_t width = whole || n_size - n > PANEL ? PANEL : n_size - n;
         const float *start = how->bias ? how->bias + n : NULL;
+        const int narrow = n_size - n <= LANES;
         for (int64_t m = 0; m < m_size; m += TILE) {
             const int rows = m_size - m < TILE ? (int)(m_size - m) : TILE;
             const float *left = a + m * a_row;
             lanes sums[TILE][2];
-            switch (rows) {
-            case 6: tile(6, left, a_row, a_step, packed, k_size, start, sums); break;
-            case 5: tile(5, left, a_row, a_step, packed, k_size, start, sums); break;
-            case 4: tile(4, left, a_row, a_step, packed, k_size, start, sums); break;
-            case 3: tile(3, left, a_row, a_step, packed, k_size, start, sums); break;
-            case 2: tile(2, left, a_row, a_step, packed, k_size, start, sums); break;
-            default: tile(1, left, a_row, a_step, packed, k_size, start, sums);
-            }
+            tile_of(rows, narrow, left, a_row, a_step, packed, k_size, start, sums);
             const int64_t at = m * c_stride + n;
             if (how->activate != NONE)
                 for (int i = 0; i < rows; i++)
