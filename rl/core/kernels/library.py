@@ -33,6 +33,8 @@ _ARGUMENTS = {
     "sample_categories": "ii pi pi pp",
 }
 """What each takes, in order: pointers, integers of 64 bits, flags; a blank means nothing."""
+_ANSWER = {"supported", "act", "ppo_categorical", "ppo_gaussian"}
+"""Which give an int."""
 
 
 class Layer(ctypes.Structure):
@@ -93,7 +95,7 @@ def _load() -> ctypes.PyDLL:
     for name, kinds in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes = tuple(_KINDS[kind] for kind in kinds.replace(" ", ""))
-        function.restype = ctypes.c_int if name in ("act", "supported") else None
+        function.restype = ctypes.c_int if name in _ANSWER else None
     return library
 
 

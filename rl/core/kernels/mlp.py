@@ -50,6 +50,7 @@ class CompiledMLP:
         self._layers = layers
         self._gradients = gradients
         self._depth = len(layers)
+        self._inputs = layers[0][0].shape[1] if layers else 0
         kind = COMPILED_ACTIVATIONS[activation]
         self._activations = [kind] * self._depth
         if head:
@@ -75,7 +76,7 @@ class CompiledMLP:
                 self._by_size.clear()
             rows = self._by_size[size] = self._arrays(size)
         self._last = rows
-        inputs = _with_rows(inputs)
+        inputs = _with_rows(inputs, self._inputs)
         rows.inputs = inputs
         rows.at = address(inputs), inputs.strides[0] // 4
         self._forward(rows.described, *rows.at)
@@ -175,7 +176,7 @@ class CompiledLayers:
         self._act, self._pack = library.act, library.pack_layers
         self._owned = layers, [_packed_array(weight) for weight, _ in layers]
         self._table = (Layer * len(layers))()
-        self._outputs = layers[-1][1].shape[0]
+        self._inputs, self._outputs = layers[0][0].shape[1], layers[-1][1].shape[0]
         for layer, (weight, bias), packed, name in zip(
             self._table, *self._owned, activations, strict=True
         ):
@@ -191,14 +192,14 @@ class CompiledLayers:
         self._is_packed = False
 
     def __call__(self, inputs: Array) -> Array:
-        """[N, inputs] float32 -> [N, outputs]; raises `MemoryError`."""
+        """[N, inputs] -> [N, outputs] float32; raises `ValueError` for another shape."""
         size = inputs.shape[0]
-        several = size > 1
+        several = size != 1
         # A row alone is done with before the weights would be packed.
         if several and not self._is_packed:
             self._pack(self._at, self._depth)
             self._is_packed = True
-        inputs = _with_rows(inputs)
+        inputs = _with_rows(inputs, self._inputs)
         outputs = np.empty((size, self._outputs), np.float32)
         if self._act(
             self._at,
@@ -230,6 +231,13 @@ def _array(rows: int, columns: int) -> Array:
     return raw[shift : shift + rows * columns].reshape(rows, columns)
 
 
-def _with_rows(array: Array) -> Array:
-    """The array, or a copy, whose rows lie close [N, k]."""
-    return array if array.strides[1] == 4 else np.ascontiguousarray(array)
+def _with_rows(array: Array, columns: int) -> Array:
+    """The array [N, columns], or a copy, as the passes take it; they look no further.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise ValueError(f"inputs of shape {array.shape} instead of [N, {columns}]")
+    plain = array.dtype == np.float32 and array.strides[1] == 4
+    return array if plain else np.ascontiguousarray(array, np.float32)

@@ -14,14 +14,14 @@
 
 #define LANES 8
 #define PANEL 16  /* columns of a tile: two registers */
-#define TILE 6    /* rows of a tile: 6 x 2 sums, two of a panel and one of the left matrix fill 15 of 16 registers */
+#define TILE 6    /* rows of a tile: 12 sums, 2 of a panel, 1 of the left matrix, of 16 registers */
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 
 enum activation { NONE, TANH, RELU, ELU, SILU };
 
 typedef struct {
-    const float *weight;          /* element (output, input) at output * out_step + input * in_step */
+    const float *weight;          /* element (o, i) at o * out_step + i * in_step */
     const float *bias;            /* [outputs] */
     float *weight_gradient;       /* steps as `weight` */
     float *bias_gradient;         /* [outputs] */
@@ -41,7 +41,7 @@ typedef struct {
 
 static inline int64_t padded(int64_t columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
 
-/* Puts b, element (k, n) at k * k_step + n * n_step, into panels [k][16]; zeros behind the last n. */
+/* Puts b, element (k, n) at k * k_step + n * n_step, into panels [k][16]; zeros behind it. */
 static void pack(float *packed, const float *b, int64_t k_size, int64_t n_size, int64_t k_step,
                  int64_t n_step)
 {
@@ -58,8 +58,8 @@ static void pack(float *packed, const float *b, int64_t k_size, int64_t n_size, 
     }
 }
 
-/* A quotient of polynomials in x^2, fitted to a relative error of 4e-7 on [-8, 8]; beyond, tanh is 1
- * but for the last bits. Never above 1; NaN stays. */
+/* A quotient of polynomials in x^2, fitted to a relative error of 4e-7 on [-8, 8]; beyond, tanh
+ * is 1 but for the last bits. Never above 1; NaN stays. */
 static inline lanes tanh_of(lanes x)
 {
     const lanes limit = _mm256_set1_ps(8.0f);
@@ -107,8 +107,8 @@ static inline lanes sloped(int64_t activation, lanes gradient, lanes y, const fl
 /* sums[rows][2] = start + a[rows, K] panel[K, 16]; a's element (m, k) at m * a_row + k * a_step.
  * With one half of the panel the other is zeros, and so are its sums. */
 static inline __attribute__((always_inline)) void
-tile(int rows, int halves, const float *a, int64_t a_row, int64_t a_step, const float *panel, int64_t k_size,
-     const float *start, lanes sums[][2])
+tile(int rows, int halves, const float *a, int64_t a_row, int64_t a_step, const float *panel,
+     int64_t k_size, const float *start, lanes sums[][2])
 {
     lanes sum[TILE][2], first = {0}, second = {0};
     if (start) {
@@ -258,8 +258,8 @@ static void one_row(const layer *l, float *y, const float *x)
 
 /* y[rows, outputs of the last layer], contiguous, and nothing else kept; safe in several threads.
  * With `from_packed` from what `pack_layers` left, else for one row. Returns 0, or 1: no memory. */
-int act(const layer *layers, int64_t depth, int64_t rows, const float *x, int64_t x_stride, float *y,
-        int from_packed)
+int act(const layer *layers, int64_t depth, int64_t rows, const float *x, int64_t x_stride,
+        float *y, int from_packed)
 {
     int64_t widest = 0;
     for (int64_t i = 0; i + 1 < depth; i++)
@@ -279,7 +279,8 @@ int act(const layer *layers, int64_t depth, int64_t rows, const float *x, int64_
     return 0;
 }
 
-static void bias_gradient(const layer *l, int64_t rows, const float *g, int64_t g_row, int64_t g_step)
+static void bias_gradient(const layer *l, int64_t rows, const float *g, int64_t g_row,
+                          int64_t g_step)
 {
     float *sums = l->bias_gradient;
     if (g_step != 1) {

@@ -60,8 +60,8 @@ static void value_slopes(const ppo_settings *s, int64_t size, const ppo_samples 
 }
 
 /* One category of k. Gradients at logits [M, k] and at values [M], from logits and values alike.
- * `room` is for 2 k numbers. */
-void ppo_categorical(const ppo_settings *s, int64_t size, int64_t k, const float *logits,
+ * `room` is for 2 k numbers. Returns 0, or 1: an action is none of the k. */
+int ppo_categorical(const ppo_settings *s, int64_t size, int64_t k, const float *logits,
                      const int64_t *actions, const ppo_samples *old, const float *values,
                      float *gradient, float *value_gradient, float *room, ppo_sums *sums)
 {
@@ -83,6 +83,7 @@ void ppo_categorical(const ppo_settings *s, int64_t size, int64_t k, const float
             entropy -= chances[j] * logs[j];
         }
         sums->entropy += entropy;
+        if (actions[i] < 0 || actions[i] >= k) return 1;
         const double slope = policy_slope(s, share, old, i, logs[actions[i]], sums);
         /* d log pi(a) / d logit_j = [j = a] - p_j, dH / d logit_j = -p_j (log p_j + H) */
         for (int64_t j = 0; j < k; j++)
@@ -90,10 +91,11 @@ void ppo_categorical(const ppo_settings *s, int64_t size, int64_t k, const float
                                   + s->entropy_coef * share * chances[j] * (logs[j] + entropy));
     }
     value_slopes(s, size, old, values, value_gradient, sums);
+    return 0;
 }
 
 /* k independent normals around means [M, k], log-deviations a parameter of their own [k]. */
-void ppo_gaussian(const ppo_settings *s, int64_t size, int64_t k, const float *means,
+int ppo_gaussian(const ppo_settings *s, int64_t size, int64_t k, const float *means,
                   const float *actions, const ppo_samples *old, const float *values,
                   float *gradient, float *value_gradient, double *room, ppo_sums *sums,
                   const float *log_std, float *log_std_gradient)
@@ -121,6 +123,7 @@ void ppo_gaussian(const ppo_settings *s, int64_t size, int64_t k, const float *m
     sums->entropy += size * (constant + 0.5 * k);
     for (int64_t j = 0; j < k; j++) log_std_gradient[j] = (float)(at_log_std[j] - s->entropy_coef);
     value_slopes(s, size, old, values, value_gradient, sums);
+    return 0;
 }
 
 /* The advantages of M samples less their mean, over their deviation + 1e-8. */

@@ -89,6 +89,9 @@ class CompiledPPOLoss:
 
         Returns:
             Arrays valid until the next call.
+
+        Raises:
+            IndexError: An action is none of the categories.
         """
         size = len(outputs)
         if len(self._gradients[0]) != size:
@@ -100,7 +103,7 @@ class CompiledPPOLoss:
         first, step = address(columns), columns.strides[0]
         samples = _Samples(*range(first, first + 4 * step, step))
         sums = PPOSums()
-        self._call(
+        if self._call(
             ctypes.addressof(self._settings),
             size,
             self._outputs,
@@ -112,7 +115,8 @@ class CompiledPPOLoss:
             address(self._room),
             ctypes.addressof(sums),
             *self._last,
-        )
+        ):
+            raise IndexError(f"an action is none of 0 to {self._outputs - 1}")
         return *self._gradients, sums
 
 

@@ -18,6 +18,7 @@ from rl.core.kernels import library
 from rl.core.kernels.adam import CompiledAdam
 from rl.core.kernels.library import kernels, kernels_obstacle
 from rl.core.kernels.mlp import COMPILED_ACTIVATIONS, CompiledLayers
+from rl.core.kernels.ppo import CompiledPPOLoss, PPOWeights
 from rl.core.models import numpy_mlp
 from rl.errors import UsageError
 from tests.by_hand import needs_kernels
@@ -68,7 +69,7 @@ def test_acting_gives_what_numpy_gives(activation: str, sizes: tuple[int, ...]) 
     generator = np.random.default_rng()
     layers = layers_of(generator, *sizes)
     compiled = CompiledLayers(layers, [activation] * (len(layers) - 1) + [""])
-    for rows in (1, 2, 5, 6, 7, 64):
+    for rows in (1, 2, 5, 6, 7, 64, 0):
         inputs = 2 * generator.normal(size=(rows, sizes[0])).astype(np.float32)
         np.testing.assert_allclose(
             compiled(inputs), by_numpy(layers, activation, inputs), rtol=1e-5, atol=2e-5
@@ -108,6 +109,25 @@ def test_new_values_count_after_a_word_of_them() -> None:
     compiled.changed()
     assert not np.allclose(compiled(inputs), before)
     np.testing.assert_allclose(compiled(inputs), by_numpy(layers, "tanh", inputs), rtol=1e-5)
+
+
+@needs_kernels
+def test_what_does_not_fit_is_refused_before_the_memory_behind_it_is_read() -> None:
+    generator = np.random.default_rng(0)
+    compiled = CompiledLayers(layers_of(generator, 5, 8, 3), ["tanh", ""])
+    for shape in ((4, 6), (4, 4), (5,)):
+        with pytest.raises(ValueError, match=r"instead of \[N, 5\]"):
+            compiled(np.zeros(shape, np.float32))
+    doubles = generator.normal(size=(4, 5))
+    assert np.array_equal(compiled(doubles), compiled(doubles.astype(np.float32)))
+    loss = CompiledPPOLoss(3, None, None)
+    columns = np.zeros((4, 2), np.float32)
+    outputs, values = np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32)
+    weights = PPOWeights(0.2, None, None, 0.5, 0.0, 0.0)
+    loss.gradients(weights, outputs, values, np.array([0, 2]), columns)
+    for action in (3, -1):
+        with pytest.raises(IndexError, match="none of 0 to 2"):
+            loss.gradients(weights, outputs, values, np.array([0, action]), columns)
 
 
 @needs_kernels
