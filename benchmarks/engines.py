@@ -6,7 +6,8 @@ the mean of its last 100 training episodes. For each pair of engines p is that o
 rank-sum test (Mann & Whitney 1947; normal approximation with ties and continuity): the chance to
 see ranks that differ so much where nothing does. Below 0.05 in one of many pairs proves nothing;
 well below it does. That it is above proves no equality: so many seeds see large differences alone,
-and the standard errors say how large.
+and the standard errors say how large. Of one seed all engines begin alike, and runs that have not
+parted by the end are one run: `same` counts them, and only the others are evidence.
 
 - `ppo`: CartPole-v1, 8 environments x 128, 4 epochs of minibatches of 256, 30 000 steps.
 - `dqn`: CartPole-v1, an update every 4 steps, 20 000 steps.
