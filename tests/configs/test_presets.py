@@ -70,7 +70,7 @@ def test_a_variant_is_taken_only_when_asked_for_by_its_name() -> None:
     options = ("double", "dueling", "prioritized", "distributional", "noisy")
     assert all(found[option] for option in options)
     assert found["n_step"] == 3
-    assert not set(options) & set(plain)
+    assert set(options) & set(plain) == {"double"}
     assert found["env"] == plain["env"] == "CartPole-v1"
     assert "CartPole-v1@rainbow" in preset_names("dqn")
     with pytest.raises(UsageError, match="did you mean 'CartPole-v1@rainbow'"):
