@@ -121,7 +121,11 @@ class CompiledPPOLoss:
 
 
 def normalize(values: Array) -> None:
-    """Takes the mean from values [M] float32, M > 1, and divides by deviation + 1e-8, in place."""
+    """Takes the mean from values [M] float32 and divides by deviation + 1e-8, in place.
+
+    They lie close. A single one is left as it is.
+    """
     library = kernels()
     assert library is not None, "look at `kernels` first"
-    library.normalize(len(values), address(values))
+    if len(values) > 1:
+        library.normalize(len(values), address(values))

@@ -17,7 +17,7 @@ from torch import Tensor
 from rl.configs.ppo import PPOConfig
 from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
-from rl.core.kernels.ppo import CompiledPPOLoss, PPOSums, PPOWeights
+from rl.core.kernels.ppo import CompiledPPOLoss, PPOSums, PPOWeights, normalize
 from rl.core.learning.analytic_distributions import AnalyticDistribution
 from rl.core.learning.analytic_mlp import linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
@@ -109,6 +109,7 @@ class AnalyticPPO:
         self._compiled = (
             _compiled_loss(module, parameters, gradients) if engine == "compiled" else None
         )
+        self._normalize = normalize if engine == "compiled" else normalize_array
         buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
         self._live = Weights(0, flat.array, buffers)
         self._encode = NumpyEncoder(spec)
@@ -149,7 +150,7 @@ class AnalyticPPO:
         for start in range(0, len(order), size):
             whole = steps.part(slice(start, start + size))
             if self._config.normalize_advantages:
-                whole.columns[1] = normalized_array(whole.columns[1])
+                self._normalize(whole.columns[1])
             rows = len(whole.features)
             own = ranks.part(rows)
             yield whole if ranks.size == 1 else whole.part(own)
@@ -248,14 +249,13 @@ class AnalyticPPO:
         return errors, slopes
 
 
-def normalized_array(advantages: Array) -> Array:
-    """`normalized` of `rl.algorithms.ppo` for an array [M]."""
+def normalize_array(advantages: Array) -> None:
+    """`normalized` of `rl.algorithms.ppo` for an array [M], in place."""
     size = len(advantages)
     if size < 2:
-        return advantages
-    centred: Array = advantages - np.float32(np.add.reduce(advantages) / size)
-    centred *= np.float32(1 / (math.sqrt(centred.dot(centred) / (size - 1)) + 1e-8))
-    return centred
+        return
+    advantages -= np.float32(np.add.reduce(advantages) / size)
+    advantages *= np.float32(1 / (math.sqrt(advantages.dot(advantages) / (size - 1)) + 1e-8))
 
 
 def _sum(values: Array) -> float:
