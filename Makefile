@@ -12,7 +12,7 @@ RUN    := runs/cartpole-$(shell date +%Y%m%d-%H%M%S)
 setup: $(STAMP)
 
 # A stamp, so that a second call costs nothing until the dependencies change.
-$(STAMP): pyproject.toml constraints.txt hatch_build.py
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard rl/core/kernels/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11: name a newer one with make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py
 		-c constraints.txt torch==2.13.0 -e ".[$(EXTRAS)]"
 	@touch $@
 
-# After a change of the C files; `setup` compiles them the first time.
+# `setup` compiles them, too, the first time and after a change of the C files.
 kernels: $(STAMP)
 	$(BIN)/python hatch_build.py
 

@@ -6,6 +6,7 @@ After a change of the C files: `python hatch_build.py`, or `make kernels`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -45,12 +46,14 @@ def compile_kernels() -> str | None:
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"they are written for x86-64, not {platform.machine()}"
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    sources = sorted(str(path) for path in KERNELS.glob("*.c"))
+    sources = sorted(KERNELS.glob("*.c"))
+    # So that files of another version are not taken for these; `library.py` compares.
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     with tempfile.TemporaryDirectory(dir=KERNELS) as folder:
         fresh = Path(folder) / LIBRARY.name
         try:
             subprocess.run(
-                [*compiler, *FLAGS, "-o", str(fresh), *sources, "-lm"],
+                [*compiler, *FLAGS, f'-DSOURCES="{version}"', "-o", str(fresh), *sources, "-lm"],
                 check=True,
                 capture_output=True,
                 text=True,

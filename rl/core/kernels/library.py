@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ LIBRARY = Path(__file__).with_name("kernels.so")
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 _KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_int}
 _ARGUMENTS = {
+    "sources": "",
     "supported": "",
     "pack_layers": "pi",
     "forward": "ppi",
@@ -35,6 +37,7 @@ _ARGUMENTS = {
 """What each takes, in order: pointers, integers of 64 bits, flags; a blank means nothing."""
 _ANSWER = {"supported", "act", "ppo_categorical", "ppo_gaussian"}
 """Which give an int."""
+_STALE = "the kernels were compiled from other C files: install the package again, or make kernels"
 
 
 class Layer(ctypes.Structure):
@@ -85,7 +88,17 @@ def kernels_obstacle() -> str | None:
         library = _load()
     except OSError as error:
         return f"{LIBRARY.name} does not load ({error})"
+    except AttributeError:
+        return _STALE
+    if library.sources().decode() != _hash_of_sources():
+        return _STALE
     return None if library.supported() else "this processor lacks AVX2 or FMA"
+
+
+def _hash_of_sources() -> str:
+    """As `hatch_build.py` takes it when it compiles."""
+    files = sorted(LIBRARY.parent.glob("*.c"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 @functools.cache
@@ -96,6 +109,7 @@ def _load() -> ctypes.PyDLL:
         function = getattr(library, name)
         function.argtypes = tuple(_KINDS[kind] for kind in kinds.replace(" ", ""))
         function.restype = ctypes.c_int if name in _ANSWER else None
+    library.sources.restype = ctypes.c_char_p
     return library
 
 

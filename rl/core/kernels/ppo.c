@@ -1,7 +1,7 @@
-/* The slopes of PPO's loss at what the networks give, and a step of Adam.
+/* The slopes of PPO's loss at what the networks give, and its advantages.
  *
  * Means are of sums in double precision, in order; one processor gives the same bits every time.
- * `rl/core/kernels/ppo.py` and `adam.py` call what stands here; tests hold it to the torch loss.
+ * `rl/core/kernels/ppo.py` calls what stands here; tests hold it to the torch loss.
  */
 
 #include <math.h>

@@ -44,16 +44,18 @@ def by_numpy(layers: list[tuple[Array, Array]], activation: str, inputs: Array) 
     return inputs
 
 
-@pytest.fixture
-def without_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    def forget() -> None:
-        for cached in (library.kernels, library.kernels_obstacle, library._load):
-            cached.cache_clear()
+def forget() -> None:
+    for cached in (library.kernels, library.kernels_obstacle, library._load):
+        cached.cache_clear()
 
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Where the compiled file is looked for meanwhile, in a folder with nothing in it."""
     with monkeypatch.context() as patch:
-        patch.setattr(library, "LIBRARY", tmp_path / "nothing.so")
+        patch.setattr(library, "LIBRARY", tmp_path / "kernels.so")
         forget()
-        yield
+        yield tmp_path
     forget()
 
 
@@ -171,7 +173,21 @@ def test_categories_are_those_that_numpy_takes(count: int, monkeypatch: pytest.M
     assert np.isfinite(log_probs).all()
 
 
-@pytest.mark.usefixtures("without_kernels")
+@needs_kernels
+def test_kernels_of_other_sources_are_not_called(elsewhere: Path) -> None:
+    home = Path(library.__file__).parent
+    for path in (home / "kernels.so", *home.glob("*.c")):
+        shutil.copy(path, elsewhere)
+    forget()
+    assert kernels_obstacle() is None
+    with (elsewhere / "ppo.c").open("a") as file:
+        file.write("/* another version */")
+    forget()
+    assert "other C files" in str(kernels_obstacle())
+    assert kernels() is None
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_without_them_runs_go_on_numpy_and_say_why() -> None:
     assert kernels() is None
     config: Any = rl.PPOConfig(total_steps=64, rollout_length=32, minibatch_size=32)
