@@ -130,12 +130,11 @@ class _CompiledTwinCritics:
         Returns:
             Without `parameters`, the gradient at the inputs [2, M, F + d]; else nothing of use.
         """
-        return np.stack(
-            [
-                critic.backward(own[:, None], to_inputs=not parameters, parameters=parameters)
-                for critic, own in zip(self._both, gradient, strict=True)
-            ]
-        )
+        backs = [
+            critic.backward(own[:, None], to_inputs=not parameters, parameters=parameters)
+            for critic, own in zip(self._both, gradient, strict=True)
+        ]
+        return gradient if parameters else np.stack(backs)
 
 
 def _layers_of(views: Mapping[str, Array], critic: int) -> list[tuple[Array, Array]]:
