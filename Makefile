@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard rl/core/kerne
 		-c constraints.txt torch==2.13.0 -e ".[$(EXTRAS)]"
 	@touch $@
 
-# `setup` compiles them, too, the first time and after a change of the C files.
+# Compiles the C files of rl/core/kernels, and says why it cannot; `setup` does it, too.
 kernels: $(STAMP)
 	$(BIN)/python hatch_build.py
 

@@ -83,7 +83,7 @@ def kernels() -> ctypes.PyDLL | None:
 def kernels_obstacle() -> str | None:
     """Why the compiled passes cannot be had, in words; None: they can."""
     if not LIBRARY.exists():
-        return "the package was installed without a C compiler"
+        return "the package was installed without a C compiler; install it again where there is one"
     try:
         library = _load()
     except OSError as error:
