@@ -174,13 +174,12 @@ class CompiledLayers:
         library = kernels()
         assert library is not None, "look at `kernels` first"
         self._act, self._pack = library.act, library.pack_layers
-        self._owned = layers, [_packed_array(weight) for weight, _ in layers]
+        self._layers = layers
+        self._packed: list[Array] = []  # from the first call with several rows on
         self._table = (Layer * len(layers))()
         self._inputs, self._outputs = layers[0][0].shape[1], layers[-1][1].shape[0]
-        for layer, (weight, bias), packed, name in zip(
-            self._table, *self._owned, activations, strict=True
-        ):
-            layer.weight, layer.bias, layer.packed = map(address, (weight, bias, packed))
+        for layer, (weight, bias), name in zip(self._table, layers, activations, strict=True):
+            layer.weight, layer.bias = address(weight), address(bias)
             layer.outputs, layer.inputs = weight.shape
             layer.out_step, layer.in_step = weight.shape[1], 1
             layer.activation = COMPILED_ACTIVATIONS.get(name, 0)
@@ -197,8 +196,7 @@ class CompiledLayers:
         several = size != 1
         # A row alone is done with before the weights would be packed.
         if several and not self._is_packed:
-            self._pack(self._at, self._depth)
-            self._is_packed = True
+            self._pack_all()
         inputs = _with_rows(inputs, self._inputs)
         outputs = np.empty((size, self._outputs), np.float32)
         if self._act(
@@ -212,6 +210,14 @@ class CompiledLayers:
         ):
             raise MemoryError(f"no room to act on {size} observations")
         return outputs
+
+    def _pack_all(self) -> None:
+        if not self._packed:
+            self._packed = [_packed_array(weight) for weight, _ in self._layers]
+            for layer, packed in zip(self._table, self._packed, strict=True):
+                layer.packed = address(packed)
+        self._pack(self._at, self._depth)
+        self._is_packed = True
 
 
 def _padded(columns: int) -> int:
