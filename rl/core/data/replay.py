@@ -25,6 +25,8 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout, Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.data.windows import WindowReader, Windows
+from rl.core.kernels.library import kernels
+from rl.core.kernels.replay import CompiledReplay, Heads
 
 __all__ = ["ReplayBuffer", "ReplayMark", "Transitions"]
 
@@ -84,8 +86,16 @@ class ReplayBuffer:
         )
         self._blocks = Blocks(self._records, self._rings)
         self._lanes = np.arange(num_environments)
-        self._written = np.zeros(num_environments, np.int64)  # transitions, ever
+        heads = Heads.of(num_environments)
+        self._written, self._heads, self._head_indices = heads.written, heads.rows, heads.indices
+        self._ends, self._offsets = heads.ends, heads.offsets
         self._generator = np.random.Generator(np.random.Philox(seed))
+        self._compiled: CompiledReplay | None = None
+        plain = stack is None and not layout.nested and not memory_size
+        if plain and kernels() is not None:
+            of_actions = np.empty((0, *actions.shape), actions.dtype)
+            parts = self._rings.columns["observations/"], self._records.words
+            self._compiled = CompiledReplay(*parts, heads, self.capacity, of_actions)
         self._moved()
 
     def __len__(self) -> int:
@@ -104,16 +114,11 @@ class ReplayBuffer:
     def _moved(self) -> None:
         """Works out what adding and drawing need, after the write heads moved."""
         self._level = self.num_environments == 1 or bool((self._written == self._written[0]).all())
-        self._heads = self._written % self._rows  # row that is written next
-        self._head = int(self._heads[0])  # of all environments, where they are level
-        self._head_indices = self._heads * self.num_environments + self._lanes
-        self._ends = np.minimum(self._written, self.capacity).cumsum()
-        self._offsets = self._heads - self._ends
-        slots = self._records.slots
-        if self._level:
-            slots[self._head] = HEAD
-        else:
-            slots[self._heads, self._lanes] = HEAD
+        self._heads[:] = self._written % self._rows
+        self._head_indices[:] = self._heads * self.num_environments + self._lanes
+        self._ends[:] = np.minimum(self._written, self.capacity).cumsum()
+        self._offsets[:] = self._heads - self._ends
+        self._records.slots[self._heads, self._lanes] = HEAD
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -132,13 +137,16 @@ class ReplayBuffer:
                 f"a rollout [{length}, {width}] does not go into {self.num_environments} rings of"
                 f" {self.capacity}"
             )
+        if rollout.valid is None and self._level and self._added(rollout):
+            return
         first = tree_map(lambda leaf: leaf[0], rollout.observations)
         begins = self._rings.differ(self._head_indices, first)
         if begins.any():
             self._cut_off(begins & (self._written > 0))
         added: Array | int = length
         if rollout.valid is None and self._level:
-            steps, observed, rows = self._span(length), self._span(length + 1), None
+            head, rows = int(self._heads[0]), None
+            steps, observed = self._span(head, length), self._span(head, length + 1)
         else:
             steps, observed, rows, added = self._scattered(rollout)
         for to, _ in observed:
@@ -157,9 +165,22 @@ class ReplayBuffer:
         self._moved()
         self._stored([to for to, _ in steps])
 
-    def _span(self, count: int) -> list[Place]:
-        """Rows for `count` steps of environments that all write at the same row."""
-        head = self._head
+    def _added(self, rollout: Rollout) -> bool:
+        """Stores a rollout without gaps in one call, if it is one that goes so."""
+        compiled, seen = self._compiled, rollout.observations
+        if compiled is None or isinstance(seen, dict):
+            return False
+        head = int(self._heads[0])
+        if not compiled.put(seen, rollout.actions, rollout.rewards, rollout.terminated):
+            return False
+        if len(rollout.final_steps):
+            t, b = rollout.final_steps.T
+            self._records.slots[(head + t) % self._rows, b] = self._rings.keep_finals(rollout)
+        self._stored([to for to, _ in self._span(head, len(rollout.rewards))])
+        return True
+
+    def _span(self, head: int, count: int) -> list[Place]:
+        """Rows for `count` steps of environments that all write at the same row, `head`."""
         fit = min(count, self._rows - head)
         places: list[Place] = [(slice(head, head + fit), slice(fit))]
         if fit < count:
@@ -197,7 +218,10 @@ class ReplayBuffer:
 
     def draw(self, size: int) -> Array:
         """Indices [M] of transitions, each as likely as any other, with replacement."""
-        places: Array = (self._generator.random(size) * self._ends[-1]).astype(np.int64)
+        chances = self._generator.random(size)
+        if self._compiled is not None:
+            return self._compiled.draw(chances)
+        places: Array = (chances * self._ends[-1]).astype(np.int64)
         if self.num_environments == 1:
             places += self._offsets
             places %= self._rows
@@ -251,6 +275,14 @@ class ReplayBuffer:
         self, indices: Array, gamma: float, scale: Callable[[Array], Array] | None
     ) -> Transitions:
         """`gather` of one step each, to the same bits, without what only more of them need."""
+        finals = self._rings.pool.rows
+        if self._compiled is not None and not isinstance(finals, dict):
+            seen, actions, rewards, following, discounts = self._compiled.take(
+                indices, gamma, finals
+            )
+            if scale is not None:
+                rewards = scale(rewards[:, None])[:, 0].astype(np.float32, copy=False)
+            return Transitions(seen, actions, rewards, following, discounts)
         taken = self._records.take(indices)
         rewards = taken.rewards
         if scale is not None:
@@ -343,7 +375,7 @@ class ReplayBuffer:
             if part is None:
                 raise ValueError(f"the part {name} is missing")
             self._blocks.put(part, written)
-        self._written = written.copy()
+        self._written[:] = written
         bits: Any = self._generator.bit_generator.state
         words = state["generator"]
         bits["state"] = {"counter": words[:4], "key": words[4:6]}
