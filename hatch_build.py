@@ -48,12 +48,14 @@ def compile_kernels() -> str | None:
     compiler = shlex.split(os.environ.get("CC", "cc"))
     sources = sorted(KERNELS.glob("*.c"))
     # So that files of another version are not taken for these; `library.py` compares.
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    files = sorted(KERNELS.glob("*.[ch]"))
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     with tempfile.TemporaryDirectory(dir=KERNELS) as folder:
         fresh = Path(folder) / LIBRARY.name
+        said = f'-DSOURCES="{version}"'
         try:
             subprocess.run(
-                [*compiler, *FLAGS, f'-DSOURCES="{version}"', "-o", str(fresh), *sources, "-lm"],
+                [*compiler, *FLAGS, said, "-o", str(fresh), *sources, "-lm", "-pthread"],
                 check=True,
                 capture_output=True,
                 text=True,

@@ -35,6 +35,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=description)
     flags.add_argument("--pairs", type=int, default=5, help="how often each is run")
     flags.add_argument("--steps", type=int, default=100_000, help="environment steps of one run")
+    flags.add_argument("--threads", type=int, default=1, help="of each side's updates")
     flags.add_argument("--peer-python", default=os.environ.get("PEER_PYTHON", ""), metavar="PATH")
     flags.add_argument("--run", default="", help=argparse.SUPPRESS)
     flags.add_argument("--seed", type=int, default=1)
@@ -99,15 +100,15 @@ def compare(
     *,
     peer: str,
     own: Sequence[str] = (),
-    threads: int = 1,
 ) -> None:
     """Prints one JSON line: medians, spreads and the ratio ours / peer, with the returns.
 
-    `own` are flags of this benchmark alone, handed to both sides; each has so many threads.
+    `own` are flags of this benchmark alone, handed to both sides.
     """
     sides: dict[str, list[Any]] = {"ours": [], peer: []}
     pythons = {"ours": sys.executable, peer: flags.peer_python}
-    arguments = ["--steps", str(flags.steps), *own]
+    threads = flags.threads
+    arguments = ["--steps", str(flags.steps), "--threads", str(threads), *own]
     for pair in range(flags.pairs):
         for which, found in sides.items():
             if pythons[which]:
@@ -116,6 +117,7 @@ def compare(
                 print(json.dumps({"pair": pair, "side": which, **found[-1]}), file=sys.stderr)
     report: dict[str, Any] = {
         "question": question,
+        "threads": threads,
         "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),

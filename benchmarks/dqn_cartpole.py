@@ -1,9 +1,9 @@
 """How many environment steps a second does DQN learn from on CartPole-v1, beside Stable-Baselines3?
 
-Two hidden layers of 64, batches of 64, one environment, one thread, the other settings equal; an
-update every 4 steps, then (--every 1) an update each step. Import and set-up are not counted, the
-steps before learning starts are. The peer's Python: `python -m venv PATH`, then `PATH/bin/pip
-install torch==2.13.0 stable-baselines3`.
+Two hidden layers of 64, batches of 64, one environment, the other settings equal; an update every 4
+steps, then (--every 1) an update each step. Import and set-up are not counted, the steps before
+learning starts are. The peer's Python: `python -m venv PATH`, then `PATH/bin/pip install
+torch==2.13.0 stable-baselines3`.
 
     python benchmarks/dqn_cartpole.py --peer-python PATH/bin/python
     python benchmarks/dqn_cartpole.py --peer-python PATH/bin/python --every 1 --steps 25000
@@ -19,7 +19,7 @@ import _pairs
 STARTS, BUFFER, BATCH, RATE, TARGET, EXPLORE, LEAST = 1000, 50_000, 64, 1e-3, 500, 0.2, 0.04
 
 
-def ours(steps: int, seed: int, every: int) -> dict[str, object]:
+def ours(steps: int, seed: int, threads: int, every: int) -> dict[str, object]:
     """Trains with this package, as `learn` does."""
     import rl
 
@@ -38,17 +38,17 @@ def ours(steps: int, seed: int, every: int) -> dict[str, object]:
         exploration_fraction=EXPLORE,
         exploration_final=LEAST,
     )
-    with config.build() as algorithm:
+    with config.with_learners(threads=threads).build() as algorithm:
         return _pairs.learn(algorithm)
 
 
-def sb3(steps: int, seed: int, every: int) -> dict[str, object]:
+def sb3(steps: int, seed: int, threads: int, every: int) -> dict[str, object]:
     """Trains with Stable-Baselines3."""
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     model = stable_baselines3.DQN(
         "MlpPolicy",
         make_vec_env("CartPole-v1", 1, seed=seed),
@@ -75,7 +75,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.run:
         side = {"ours": ours, "sb3": sb3}[flags.run]
-        print(json.dumps(side(flags.steps, flags.seed, flags.every)))
+        print(json.dumps(side(flags.steps, flags.seed, flags.threads, flags.every)))
     else:
         question = f"DQN CartPole-v1, an update every {flags.every} steps, steps/s"
         _pairs.compare(

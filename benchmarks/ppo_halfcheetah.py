@@ -1,7 +1,7 @@
 """How many environment steps a second does PPO learn from on HalfCheetah-v5, beside SB3?
 
-8 environments x 256 steps, 10 epochs of minibatches of 64, two hidden layers of 64, one thread, the
-other settings equal. Import and set-up are not counted. `make peers` makes the peer's Python.
+8 environments x 256 steps, 10 epochs of minibatches of 64, two hidden layers of 64, the other
+settings equal. Import and set-up are not counted. `make peers` makes the peer's Python.
 
     python benchmarks/ppo_halfcheetah.py --peer-python PATH/bin/python
 """
@@ -16,7 +16,7 @@ import _pairs
 LENGTH, ENVIRONMENTS, EPOCHS, MINIBATCH = 256, 8, 10, 64
 
 
-def ours(steps: int, seed: int) -> dict[str, object]:
+def ours(steps: int, seed: int, threads: int) -> dict[str, object]:
     """Trains with this package, as `learn` does."""
     import rl
 
@@ -28,17 +28,17 @@ def ours(steps: int, seed: int) -> dict[str, object]:
         num_epochs=EPOCHS,
         minibatch_size=MINIBATCH,
     ).with_env_runners(envs_per_runner=ENVIRONMENTS)
-    with config.build() as algorithm:
+    with config.with_learners(threads=threads).build() as algorithm:
         return _pairs.learn(algorithm)
 
 
-def sb3(steps: int, seed: int) -> dict[str, object]:
+def sb3(steps: int, seed: int, threads: int) -> dict[str, object]:
     """Trains with Stable-Baselines3."""
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     model = stable_baselines3.PPO(
         "MlpPolicy",
         make_vec_env("HalfCheetah-v5", ENVIRONMENTS, seed=seed),
@@ -58,7 +58,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.run:
         side = {"ours": ours, "sb3": sb3}[flags.run]
-        print(json.dumps(side(flags.steps, flags.seed)))
+        print(json.dumps(side(flags.steps, flags.seed, flags.threads)))
     else:
         question = "PPO HalfCheetah-v5, 8 x 256, minibatch 64, 10 epochs, steps/s"
         _pairs.compare(question, Path(__file__), flags, peer="sb3")

@@ -2,8 +2,8 @@
 
 Ours steps Gymnasium's own vectorised CartPole (the `vector_entry_point` that `gymnasium.make_vec`
 takes), Stable-Baselines3, which has no use for it, its own vector environment. 64 environments x 32
-steps, 4 epochs x 4 minibatches of 512, two hidden layers of 64, one thread, the other settings
-equal. Import and set-up are not counted. `make peers` makes the peer's Python.
+steps, 4 epochs x 4 minibatches of 512, two hidden layers of 64, the other settings equal. Import
+and set-up are not counted. `make peers` makes the peer's Python.
 
     python benchmarks/ppo_native.py --peer-python PATH/bin/python
     python benchmarks/ppo_native.py --peer-python PATH/bin/python --pipeline
@@ -19,7 +19,7 @@ import _pairs
 LENGTH, ENVIRONMENTS, EPOCHS, MINIBATCH = 32, 64, 4, 512
 
 
-def ours(steps: int, seed: int, pipeline: bool) -> dict[str, object]:
+def ours(steps: int, seed: int, threads: int, pipeline: bool) -> dict[str, object]:
     """Trains with this package, as `learn` does."""
     import rl
 
@@ -31,17 +31,17 @@ def ours(steps: int, seed: int, pipeline: bool) -> dict[str, object]:
         num_epochs=EPOCHS,
         minibatch_size=MINIBATCH,
     ).with_env_runners(envs_per_runner=ENVIRONMENTS, vectorization="native", overlap=pipeline)
-    with config.build() as algorithm:
+    with config.with_learners(threads=threads).build() as algorithm:
         return _pairs.learn(algorithm)
 
 
-def sb3(steps: int, seed: int) -> dict[str, object]:
+def sb3(steps: int, seed: int, threads: int) -> dict[str, object]:
     """Trains with Stable-Baselines3."""
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     model = stable_baselines3.PPO(
         "MlpPolicy",
         make_vec_env("CartPole-v1", ENVIRONMENTS, seed=seed),
@@ -63,9 +63,9 @@ def main() -> None:
     )
     flags = parser.parse_args()
     if flags.run == "ours":
-        print(json.dumps(ours(flags.steps, flags.seed, flags.pipeline)))
+        print(json.dumps(ours(flags.steps, flags.seed, flags.threads, flags.pipeline)))
     elif flags.run:
-        print(json.dumps(sb3(flags.steps, flags.seed)))
+        print(json.dumps(sb3(flags.steps, flags.seed, flags.threads)))
     else:
         question = "PPO CartPole-v1, 64 x 32, native vector environment, steps/s"
         question += ", pipeline" * flags.pipeline

@@ -67,7 +67,6 @@ def main() -> None:
     """Compares, or runs one side when asked to by the comparison."""
     parser = _pairs.parser(__doc__)
     parser.add_argument("--env", choices=list(EPISODES), default="Pendulum-v1")
-    parser.add_argument("--threads", type=int, default=1, help="of each side's updates")
     flags = parser.parse_args()
     if flags.run:
         side = {"ours": ours, "sb3": sb3}[flags.run]
@@ -78,8 +77,7 @@ def main() -> None:
             Path(__file__),
             flags,
             peer="sb3",
-            own=("--env", flags.env, "--threads", str(flags.threads)),
-            threads=flags.threads,
+            own=("--env", flags.env),
         )
 
 

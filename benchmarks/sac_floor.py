@@ -1,6 +1,6 @@
 """How near is an update of SAC to the time that its matrix products alone take?
 
-Policy and both critics have two hidden layers of 256, batches are of 256, one thread. The floor is
+Policy and both critics have two hidden layers of 256, batches are of 256. The floor is
 every product of the update and nothing else: `np.dot` into arrays that are there already. An update
 is all that `SACLearner.step` does: it draws the batch, draws noise, computes both losses and their
 gradients, takes three steps of Adam and moves the target. Blocks of updates and blocks of floors
@@ -24,6 +24,7 @@ import numpy as np
 from _pairs import commit
 
 import rl
+from rl.core.models.blas import BlasThreads
 
 BATCH, HIDDEN, ROWS = 256, 256, 2000
 
@@ -104,10 +105,10 @@ def seconds(call: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - began) / times
 
 
-def measure(env: str, engine: str, blocks: int, updates: int) -> dict[str, Any]:
+def measure(env: str, engine: str, threads: int, blocks: int, updates: int) -> dict[str, Any]:
     """The shares of all blocks, after one that does not count."""
     config = rl.SACConfig(env=env, learning_starts=ROWS, rollout_length=ROWS, buffer_size=ROWS)
-    with config.with_learners(engine=engine, threads=1).build() as algorithm:
+    with config.with_learners(engine=engine, threads=threads).build() as algorithm:
         learner: Any = algorithm.make_learner()
         learner.update(algorithm.sample(ROWS), 0)  # something to draw from
         spec = learner.module.spec
@@ -118,15 +119,18 @@ def measure(env: str, engine: str, blocks: int, updates: int) -> dict[str, Any]:
             for product in products:
                 product()
 
-        with algorithm.learners.computing():  # torch and numpy alike with one thread
-            found = [
-                (seconds(multiply, updates), seconds(learner.step, updates)) for _ in range(blocks)
-            ]
+        blas, found = BlasThreads(), []
+        for _ in range(blocks):
+            with blas.limited(threads):
+                least = seconds(multiply, updates)
+            with algorithm.learners.computing():
+                found.append((least, seconds(learner.step, updates)))
     shares = [least / own for least, own in found[1:]]
     least, own = (statistics.median(column) for column in zip(*found[1:], strict=True))
     return {
         "question": f"SAC {env}, products alone / update",
         "engine": engine,
+        "threads": threads,
         "floor_ms": round(1e3 * least, 2),
         "floor_gflops": round(sum(product.operations for product in products) / least / 1e9, 1),
         "update_ms": round(1e3 * own, 2),
@@ -143,13 +147,14 @@ def main() -> None:
     )
     flags.add_argument("--env", nargs="+", default=["Pendulum-v1", "HalfCheetah-v5"])
     flags.add_argument("--engines", nargs="+", default=["compiled", "numpy"])
+    flags.add_argument("--threads", type=int, default=1, help="of the products and of the update")
     flags.add_argument("--blocks", type=int, default=41, help="the first does not count")
     flags.add_argument("--updates", type=int, default=20, help="of each block")
     options = flags.parse_args()
     head = {"commit": commit(), "cores": os.cpu_count(), "blocks": options.blocks - 1}
     for env in options.env:
         for engine in options.engines:
-            told = measure(env, engine, options.blocks, options.updates)
+            told = measure(env, engine, options.threads, options.blocks, options.updates)
             print(json.dumps(head | told), flush=True)
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_engine", "make_env_runners", "make_learners", "make_runtime"]
 
+MOST_THREADS = 2
+"""Of compiled passes where nobody says a number; what more of them give was not measured."""
+
 
 def choose_engine(config: AlgorithmConfig) -> str:
     """The engine asked for; `auto` takes processes where parts of the run work side by side."""
@@ -52,7 +55,7 @@ def make_learners(algorithm: Algorithm[Any]) -> LearnerGroup | LearnerActors:
     """The learners of an algorithm that has its config, spaces and runtime."""
     config = algorithm.config
     if config.learners.num == 0:
-        return LearnerGroup(algorithm.make_learner, config.learners.threads)
+        return LearnerGroup(algorithm.make_learner, *_threads(config, algorithm.runtime.engine))
     clustered = algorithm.runtime.engine == "ray"
     makers: list[Callable[[], Learner[Any]]] = []
     for device in devices_of_ranks(config.learners, clustered):
@@ -62,6 +65,21 @@ def make_learners(algorithm: Algorithm[Any]) -> LearnerGroup | LearnerActors:
         makers.append(bare.make_learner)
     preload = ("torch", type(algorithm).__module__)  # once, and not in every learner
     return LearnerActors(algorithm.runtime, makers, config, preload)
+
+
+def _threads(config: AlgorithmConfig, engine: str) -> tuple[int, int]:
+    """Threads of the learner in the driver: of torch and numpy, and of compiled passes.
+
+    The latter change no bit of a result, so they follow the machine: as many as have a core for
+    themselves, at most `MOST_THREADS`. Runners need their cores only while they sample beside.
+    """
+    asked = config.learners.threads
+    if isinstance(asked, int):
+        return asked, asked
+    runners = config.env_runners
+    hosts = runners.max or runners.num if engine != "inline" else 0
+    busy = hosts if runners.overlap else 0
+    return 1, max(1, min(MOST_THREADS, available_cpus() - busy))
 
 
 def make_env_runners(

@@ -18,6 +18,7 @@ from rl.configs.kinds import (
     NotNegative,
     Positive,
     Table,
+    Threads,
     Variables,
 )
 from rl.errors import Problem
@@ -94,8 +95,10 @@ class LearnersConfig(Settings):
     """Processes that learn side by side, each from its part of every batch; 0: this process."""
     device: Device = "cpu"
     """Where the update runs: cpu, cuda, cuda:N, or auto (cuda when there is one)."""
-    threads: AtLeastOne = 1
-    """Processor threads of each learner; results depend on it in the last bits."""
+    threads: Threads = "auto"
+    """Processor threads of each learner. auto: two for compiled passes where two cores are free,
+    else one. What compiled passes compute does not depend on the number; what torch and numpy do
+    does, in the last bits."""
     engine: Literal["auto", "torch", "compiled", "numpy"] = "auto"
     """torch: what every loss is defined in; compiled: the same gradients by hand, through compiled
     passes, faster for networks without images; numpy: the same, where nothing was compiled; auto:

@@ -22,6 +22,7 @@ __all__ = [
     "NotNegative",
     "Positive",
     "Table",
+    "Threads",
     "Variables",
 ]
 
@@ -41,6 +42,14 @@ def _encoder(value: object) -> object:
     if value is None or (isinstance(value, str) and all(value.partition(":"))):
         return value
     raise PydanticCustomError("encoder", "not the name of a class")
+
+
+def _threads(value: object) -> object:
+    """A number of threads, also one written as text, or auto."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number == "auto" or (type(number) is int and number >= 1):
+        return number
+    raise PydanticCustomError("threads", "not a number of threads")
 
 
 def _plain(value: Any) -> Any:
@@ -73,6 +82,9 @@ Encoder = Annotated[
     str | type | None,
     PlainValidator(_encoder),
     Words("a class or its import path, `package.module:Class`, or none"),
+]
+Threads = Annotated[
+    int | str, PlainValidator(_threads), Words("a whole number of at least 1, or auto")
 ]
 Table = Annotated[Mapping[str, Any], AfterValidator(_frozen)]
 Variables = Annotated[

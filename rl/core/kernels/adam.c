@@ -4,6 +4,10 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "threads.h"
+
+#define PART (1 << 14) /* numbers that are worth a hand-over to another thread */
+
 typedef struct {
     float scale;          /* of the gradient, which stays as it is */
     float beta1, beta2;
@@ -12,9 +16,21 @@ typedef struct {
     float epsilon;
 } adam_step;
 
-void adam(const adam_step *s, int64_t size, float *values, const float *gradient, float *mean,
-          float *square)
+typedef struct {
+    const adam_step *s;
+    int64_t size;
+    float *values;
+    const float *gradient;
+    float *mean, *square;
+} adam_job;
+
+static void adam_part(const void *job, int64_t part)
 {
+    const adam_job *all = job;
+    const adam_step *s = all->s;
+    const int64_t from = part * PART, size = all->size - from < PART ? all->size - from : PART;
+    float *values = all->values + from, *mean = all->mean + from, *square = all->square + from;
+    const float *gradient = all->gradient + from;
     const float rest1 = 1 - s->beta1, rest2 = 1 - s->beta2;
     const __m256 scale = _mm256_set1_ps(s->scale), beta2 = _mm256_set1_ps(s->beta2);
     const __m256 new1 = _mm256_set1_ps(rest1), new2 = _mm256_set1_ps(rest2);
@@ -37,4 +53,11 @@ void adam(const adam_step *s, int64_t size, float *values, const float *gradient
         square[i] = square[i] * s->beta2 + g * g * rest2;
         values[i] -= s->rate * mean[i] / (sqrtf(square[i]) * s->root + s->epsilon);
     }
+}
+
+void adam(const adam_step *s, int64_t size, float *values, const float *gradient, float *mean,
+          float *square)
+{
+    const adam_job all = {s, size, values, gradient, mean, square};
+    in_parts(adam_part, &all, (size + PART - 1) / PART);
 }

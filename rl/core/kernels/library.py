@@ -24,6 +24,7 @@ _KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_int, "r": cty
 _ARGUMENTS = {
     "sources": "",
     "supported": "",
+    "set_threads": "f",
     "pack_layers": "pi",
     "forward": "ppi",
     "backward": "ppi pii ff",
@@ -38,7 +39,10 @@ _ARGUMENTS = {
     "replay_take": "pip r ppppp",
 }
 """What each takes, in order: pointers, integers of 64 bits, flags, reals; a blank means nothing."""
-_ANSWER = {"supported", "act", "ppo_categorical", "ppo_gaussian", "replay_put", "replay_take"}
+_ANSWER = {
+    *("supported", "set_threads", "act", "ppo_categorical", "ppo_gaussian"),
+    *("replay_put", "replay_take"),
+}
 """Which give an int."""
 _STALE = "the kernels were compiled from other C files: install the package again, or make kernels"
 
@@ -52,6 +56,8 @@ class Layer(ctypes.Structure):
         ("weight_gradient", _POINTER),
         ("bias_gradient", _POINTER),
         ("packed", _POINTER),
+        ("packed_back", _POINTER),
+        ("packed_side", _POINTER),
         ("output", _POINTER),
         ("kept", _POINTER),
         ("gradient", _POINTER),
@@ -69,7 +75,6 @@ class Pass(ctypes.Structure):
 
     _fields_ = [
         ("layers", _POINTER),
-        ("scratch", _POINTER),
         ("top", _POINTER),
         ("depth", _INTEGER),
         ("rows", _INTEGER),
@@ -100,7 +105,7 @@ def kernels_obstacle() -> str | None:
 
 def _hash_of_sources() -> str:
     """As `hatch_build.py` takes it when it compiles."""
-    files = sorted(LIBRARY.parent.glob("*.c"))
+    files = sorted(LIBRARY.parent.glob("*.[ch]"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -121,6 +121,10 @@ class CompiledMLP:
             for stride, activation in zip(strides, self._activations, strict=True)
         ]
         backs = [_array(size, _padded(width)) for width in inputs]
+        packed = [
+            (_array(width, _padded(taken)), _array(size, _padded(max(width, taken))))
+            for width, taken in zip(widths, inputs, strict=True)
+        ]
         table = (Layer * self._depth)()
         for index, (weight, bias) in enumerate(self._layers):
             layer = table[index]
@@ -131,17 +135,17 @@ class CompiledMLP:
             own = kept[index]
             layer.kept = None if own is None else address(own)
             layer.gradient = address(backs[index])
+            layer.packed_back, layer.packed_side = map(address, packed[index])
             layer.outputs, layer.inputs = weight.shape
             layer.out_step, layer.in_step = (step // 4 for step in weight.strides)
             layer.output_stride, layer.activation = strides[index], self._activations[index]
-        largest = max(_padded(max(w.shape)) * max(size, *w.shape) for w, _ in self._layers)
-        scratch, top = _array(1, largest), _array(size, _padded(widths[-1]))
-        described = Pass(ctypes.addressof(table), address(scratch), address(top), self._depth, size)
+        top = _array(size, _padded(widths[-1]))
+        described = Pass(ctypes.addressof(table), address(top), self._depth, size)
         return _Rows(
             described,
             outputs[-1][:, : widths[-1]],
             backs[0][:, : inputs[0]],
-            (table, outputs, kept, backs, scratch, top),
+            (table, outputs, kept, backs, packed, top),
         )
 
 

@@ -3,22 +3,21 @@
  * Matrices are row-major float32, rows `stride` floats apart; N rows, layers of inputs and outputs.
  * Hidden values and gradients lie in rows padded to whole panels of 16 floats. Every sum runs over
  * its terms in order, in one accumulator: the numbers of a row are the same whatever rows stand
- * beside it, and the same in every run. (A single row takes another way, see `one_row`.)
- * `rl/core/kernels/library.py` has the same structures and calls what is not static.
+ * beside it, however many threads share the work, and in every run. (A single row takes another
+ * way, see `one_row`.) `rl/core/kernels/library.py` has the same structures and calls what is not
+ * static.
  */
 
-#include <immintrin.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define LANES 8
-#define PANEL 16  /* columns of a tile: two registers */
-#define TILE 6    /* rows of a tile: 12 sums, 2 of a panel, 1 of the left matrix, of 16 registers */
+#include "activations.h"
+#include "threads.h"
 
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-
-enum activation { NONE, TANH, RELU, ELU, SILU };
+#define MOST_ROWS 66     /* of a part: their values stay in the cache from layer to layer */
+#define MOST_OUTPUTS 48  /* of a part of a weight's gradient */
+#define LEAST_PACKED 8192        /* numbers packed, and ... */
+#define LEAST_PRODUCTS (1 << 18) /* ... products that are worth a hand-over to other threads */
 
 typedef struct {
     const float *weight;          /* element (o, i) at o * out_step + i * in_step */
@@ -26,6 +25,9 @@ typedef struct {
     float *weight_gradient;       /* steps as `weight` */
     float *bias_gradient;         /* [outputs] */
     float *packed;                /* [panels * (1 + inputs) * 16]: biases, then panels of weights */
+    float *packed_back;           /* [panels of inputs * outputs * 16]: weights, for gradients */
+    float *packed_side;           /* [N, padded inputs or outputs]: what stands right of a product
+                                     that gives the weight's gradient */
     float *output;                /* [N, output_stride] */
     float *kept;                  /* like output: slopes, of SiLU only */
     float *gradient;              /* [N, padded inputs]: at the inputs */
@@ -34,180 +36,64 @@ typedef struct {
 
 typedef struct {
     layer *layers;
-    float *scratch;               /* for the largest right-hand matrix of a backward pass, packed */
     float *top;                   /* [N, padded outputs of the last layer], where it is activated */
     int64_t depth, rows;
 } pass;
 
-static inline int64_t padded(int64_t columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
-
-/* Puts b, element (k, n) at k * k_step + n * n_step, into panels [k][16]; zeros behind it. */
-static void pack(float *packed, const float *b, int64_t k_size, int64_t n_size, int64_t k_step,
-                 int64_t n_step)
-{
-    for (int64_t n = 0; n < n_size; n += PANEL) {
-        int64_t width = n_size - n < PANEL ? n_size - n : PANEL;
-        if (n_step == 1 && width == PANEL) {
-            for (int64_t k = 0; k < k_size; k++, packed += PANEL)
-                memcpy(packed, b + k * k_step + n, PANEL * sizeof(float));
-            continue;
-        }
-        if (width < PANEL) memset(packed, 0, k_size * PANEL * sizeof(float));
-        for (int64_t k = 0; k < k_size; k++, packed += PANEL)
-            for (int64_t j = 0; j < width; j++) packed[j] = b[k * k_step + (n + j) * n_step];
-    }
-}
-
-/* A quotient of polynomials in x^2, fitted to a relative error of 4e-7 on [-8, 8]; beyond, tanh
- * is 1 but for the last bits. Never above 1; NaN stays. */
-static inline lanes tanh_of(lanes x)
-{
-    const lanes limit = _mm256_set1_ps(8.0f);
-    x = _mm256_min_ps(limit, _mm256_max_ps(-limit, x)); /* of a NaN the second operand */
-    lanes z = x * x;
-    lanes above = 9.999999936e-01f + z * (1.344450596e-01f + z * (3.571607435e-03f
-                  + z * (2.189481541e-05f + z * 1.523063103e-08f)));
-    lanes below = 1.0f + z * (4.677783329e-01f + z * (2.616447889e-02f
-                  + z * (3.411307330e-04f + z * 8.522533576e-07f)));
-    return x * above / below;
-}
-
-static inline lanes activated(int64_t activation, lanes x, lanes *slope)
-{
-    const lanes zero = {0};
-    if (activation == TANH) return tanh_of(x);
-    const lanes positive = _mm256_max_ps(zero, x); /* NaN stays */
-    if (activation == RELU) return positive;
-    if (activation == ELU) { /* exp(x) - 1 = 2 t / (1 - t), t = tanh(x / 2) */
-        const lanes t = tanh_of(0.5f * _mm256_min_ps(zero, x));
-        return positive + 2.0f * t / (1.0f - t);
-    }
-    if (activation == SILU) { /* x s, s = (1 + tanh(x / 2)) / 2 */
-        lanes s = 0.5f + 0.5f * tanh_of(0.5f * x);
-        /* Where tanh stands at its limit, what is wrong in s times a large x would not be small. */
-        s = _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-16.0f), _CMP_LT_OQ), s);
-        s = _mm256_blendv_ps(s, _mm256_set1_ps(1.0f),
-                             _mm256_cmp_ps(x, _mm256_set1_ps(16.0f), _CMP_GT_OQ));
-        *slope = s * (1.0f + x * (1.0f - s));
-        return x * s;
-    }
-    return x;
-}
-
-static inline lanes sloped(int64_t activation, lanes gradient, lanes y, const float *kept)
-{
-    const lanes zero = {0};
-    if (activation == TANH) return gradient * (1.0f - y * y);
-    if (activation == RELU) return _mm256_and_ps(gradient, _mm256_cmp_ps(y, zero, _CMP_GT_OQ));
-    if (activation == ELU) return gradient * (1.0f + _mm256_min_ps(zero, y));
-    if (activation == SILU) return gradient * _mm256_loadu_ps(kept);
-    return gradient;
-}
-
-/* sums[rows][2] = start + a[rows, K] panel[K, 16]; a's element (m, k) at m * a_row + k * a_step.
- * With one half of the panel the other is zeros, and so are its sums. */
-static inline __attribute__((always_inline)) void
-tile(int rows, int halves, const float *a, int64_t a_row, int64_t a_step, const float *panel,
-     int64_t k_size, const float *start, lanes sums[][2])
-{
-    lanes sum[TILE][2], first = {0}, second = {0};
-    if (start) {
-        memcpy(&first, start, sizeof first);
-        memcpy(&second, start + LANES, sizeof second);
-    }
-#pragma GCC unroll 6
-    for (int m = 0; m < rows; m++) sum[m][0] = first, sum[m][1] = second;
-    for (int64_t k = 0; k < k_size; k++, panel += PANEL, a += a_step) {
-        memcpy(&first, panel, sizeof first);
-        memcpy(&second, panel + LANES, sizeof second);
-#pragma GCC unroll 6
-        for (int m = 0; m < rows; m++) {
-            const lanes value = _mm256_set1_ps(a[m * a_row]);
-            sum[m][0] += value * first;
-            if (halves == 2) sum[m][1] += value * second;
-        }
-    }
-#pragma GCC unroll 6
-    for (int m = 0; m < rows; m++) sums[m][0] = sum[m][0], sums[m][1] = sum[m][1];
-}
-
-/* The same for rows that are known when it runs. */
-static inline void tile_of(int rows, int narrow, const float *a, int64_t a_row, int64_t a_step,
-                           const float *panel, int64_t k_size, const float *start, lanes sums[][2])
-{
-    switch (narrow ? -rows : rows) {
-    case 6: tile(6, 2, a, a_row, a_step, panel, k_size, start, sums); break;
-    case 5: tile(5, 2, a, a_row, a_step, panel, k_size, start, sums); break;
-    case 4: tile(4, 2, a, a_row, a_step, panel, k_size, start, sums); break;
-    case 3: tile(3, 2, a, a_row, a_step, panel, k_size, start, sums); break;
-    case 2: tile(2, 2, a, a_row, a_step, panel, k_size, start, sums); break;
-    case 1: tile(1, 2, a, a_row, a_step, panel, k_size, start, sums); break;
-    case -6: tile(6, 1, a, a_row, a_step, panel, k_size, start, sums); break;
-    case -5: tile(5, 1, a, a_row, a_step, panel, k_size, start, sums); break;
-    case -4: tile(4, 1, a, a_row, a_step, panel, k_size, start, sums); break;
-    case -3: tile(3, 1, a, a_row, a_step, panel, k_size, start, sums); break;
-    case -2: tile(2, 1, a, a_row, a_step, panel, k_size, start, sums); break;
-    default: tile(1, 1, a, a_row, a_step, panel, k_size, start, sums);
-    }
-}
-
-/* What happens to a tile before it is stored. */
+/* A matrix: element (row, column) at row * row_step + column * step. */
 typedef struct {
-    const float *bias;     /* the sums begin with it, padded; NULL: with 0 */
-    int64_t activate;      /* of a forward pass */
-    int64_t slope;         /* of a backward pass: times the slope of this activation ... */
-    const float *values;   /* ... whose values are these, laid out as c */
-    float *kept;           /* slopes of SiLU, laid out as c: written forward, read backward */
-} finish;
+    const float *data;
+    int64_t row, step;
+} matrix;
 
-/* c[M, N] = a[M, K] b[K, N], b in panels. Whole panels of c are written if its rows have room. */
-static void product(float *c, int64_t c_stride, int64_t m_size, int64_t n_size, int64_t k_size,
-                    const float *a, int64_t a_row, int64_t a_step, const float *packed,
-                    const finish *how)
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* How many of `size` things one part has, at most `most`: whole tiles, and a part a thread. */
+static int64_t share(int64_t size, int64_t most)
 {
-    const int whole = c_stride >= padded(n_size);
-    for (int64_t n = 0; n < n_size; n += PANEL, packed += PANEL * k_size) {
-        const int64_t width = whole || n_size - n > PANEL ? PANEL : n_size - n;
-        const float *start = how->bias ? how->bias + n : NULL;
-        const int narrow = n_size - n <= LANES;
-        for (int64_t m = 0; m < m_size; m += TILE) {
-            const int rows = m_size - m < TILE ? (int)(m_size - m) : TILE;
-            const float *left = a + m * a_row;
-            lanes sums[TILE][2];
-            tile_of(rows, narrow, left, a_row, a_step, packed, k_size, start, sums);
-            const int64_t at = m * c_stride + n;
-            if (how->activate != NONE)
-                for (int i = 0; i < rows; i++)
-                    for (int j = 0; j < 2; j++) {
-                        lanes slope;
-                        sums[i][j] = activated(how->activate, sums[i][j], &slope);
-                        if (how->kept && how->activate == SILU)
-                            memcpy(how->kept + at + i * c_stride + j * LANES, &slope, sizeof slope);
-                    }
-            if (how->slope != NONE)
-                for (int i = 0; i < rows; i++)
-                    for (int j = 0; j < 2; j++) {
-                        const int64_t there = at + i * c_stride + j * LANES;
-                        lanes y;
-                        memcpy(&y, how->values + there, sizeof y);
-                        sums[i][j] = sloped(how->slope, sums[i][j], y, how->kept + there);
-                    }
-            for (int i = 0; i < rows; i++)
-                if (width == PANEL) memcpy(c + at + i * c_stride, sums[i], sizeof sums[i]);
-                else memcpy(c + at + i * c_stride, sums[i], width * sizeof(float));
-        }
-    }
+    const int64_t each = (size + thread_count() - 1) / thread_count();
+    return least(most, (each + TILE - 1) / TILE * TILE);
+}
+
+static int64_t parts(int64_t size, int64_t each) { return (size + each - 1) / each; }
+
+/* Packs panel `at` of the columns of b [k_size, n_size] to where all of its panels begin. */
+static void pack_panel(float *packed, int64_t at, const float *b, int64_t k_size, int64_t n_size,
+                       int64_t k_step, int64_t n_step)
+{
+    const int64_t n = at * PANEL;
+    pack(packed + n * k_size, b + n * n_step, k_size, least(PANEL, n_size - n), k_step, n_step);
+}
+
+/* ---- Forward ---- */
+
+typedef struct {
+    const layer *layers;
+    int64_t depth;
+} packing;
+
+static void pack_forward(const void *job, int64_t i)
+{
+    const packing *these = job;
+    const layer *l = these->layers;
+    for (; i >= padded(l->outputs) / PANEL; l++) i -= padded(l->outputs) / PANEL;
+    const int64_t width = padded(l->outputs), n = i * PANEL, here = least(PANEL, l->outputs - n);
+    memset(l->packed + n, 0, PANEL * sizeof(float));
+    memcpy(l->packed + n, l->bias + n, here * sizeof(float));
+    pack_panel(l->packed + width, i, l->weight, l->inputs, l->outputs, l->in_step, l->out_step);
 }
 
 /* Packs weights and biases for forward passes, until the weights change. */
 void pack_layers(const layer *layers, int64_t depth)
 {
+    const packing these = {layers, depth};
+    int64_t panels = 0, numbers = 0;
     for (const layer *l = layers; l < layers + depth; l++) {
-        const int64_t width = padded(l->outputs);
-        memset(l->packed, 0, width * sizeof(float));
-        memcpy(l->packed, l->bias, l->outputs * sizeof(float));
-        pack(l->packed + width, l->weight, l->inputs, l->outputs, l->in_step, l->out_step);
+        panels += padded(l->outputs) / PANEL;
+        numbers += l->inputs * l->outputs;
     }
+    if (numbers >= LEAST_PACKED) in_parts(pack_forward, &these, panels);
+    else for (int64_t i = 0; i < panels; i++) pack_forward(&these, i);
 }
 
 static void layer_forward(const layer *l, float *output, int64_t stride, float *kept,
@@ -218,14 +104,47 @@ static void layer_forward(const layer *l, float *output, int64_t stride, float *
     product(output, stride, rows, l->outputs, l->inputs, x, x_stride, 1, l->packed + width, &how);
 }
 
+static int64_t products_of(const pass *p)
+{
+    int64_t numbers = 0;
+    for (int64_t i = 0; i < p->depth; i++) numbers += p->layers[i].inputs * p->layers[i].outputs;
+    return numbers * p->rows;
+}
+
+/* What the parts of a pass have in common. */
+typedef struct {
+    const pass *p;
+    matrix x, g;
+    int64_t each;                 /* rows of a part */
+    int to_inputs;
+} going;
+
+static void rows_forward(const void *job, int64_t i)
+{
+    const going *now = job;
+    const int64_t from = i * now->each, rows = least(now->each, now->p->rows - from);
+    const float *x = now->x.data;
+    int64_t stride = now->x.row;
+    for (const layer *l = now->p->layers; l < now->p->layers + now->p->depth; l++) {
+        float *kept = l->kept ? l->kept + from * l->output_stride : NULL;
+        layer_forward(l, l->output + from * l->output_stride, l->output_stride, kept, rows,
+                      x + from * stride, stride);
+        x = l->output, stride = l->output_stride;
+    }
+}
+
+/* Rows of a part: all, where there is too little to do. */
+static int64_t rows_each(const pass *p)
+{
+    return products_of(p) < LEAST_PRODUCTS ? p->rows : share(p->rows, MOST_ROWS);
+}
+
 /* Leaves the values of every layer in its `output`, and packs the weights first. */
 void forward(const pass *p, const float *x, int64_t x_stride)
 {
     pack_layers(p->layers, p->depth);
-    for (const layer *l = p->layers; l < p->layers + p->depth; l++) {
-        layer_forward(l, l->output, l->output_stride, l->kept, p->rows, x, x_stride);
-        x = l->output, x_stride = l->output_stride;
-    }
+    const going now = {.p = p, .x = {x, x_stride, 1}, .each = rows_each(p)};
+    in_parts(rows_forward, &now, parts(p->rows, now.each));
 }
 
 /* One row through layers whose weights lie [outputs, inputs]: dot products, nothing packed. */
@@ -279,37 +198,151 @@ int act(const layer *layers, int64_t depth, int64_t rows, const float *x, int64_
     return 0;
 }
 
-static void bias_gradient(const layer *l, int64_t rows, const float *g, int64_t g_row,
-                          int64_t g_step)
+/* ---- Backward ---- */
+
+/* Where the weights lie [outputs, inputs] the inputs stand right in the product that gives their
+ * gradient, else what comes back does. */
+static int lies_out_in(const layer *l) { return l->in_step == 1; }
+
+static matrix inputs_of(const going *now, const layer *l)
 {
-    float *sums = l->bias_gradient;
-    if (g_step != 1) {
-        for (int64_t o = 0; o < l->outputs; o++) {
-            float sum = 0;
-            for (int64_t r = 0; r < rows; r++) sum += g[r * g_row + o * g_step];
-            sums[o] = sum;
-        }
-        return;
-    }
-    memset(sums, 0, l->outputs * sizeof(float));
-    for (int64_t r = 0; r < rows; r++, g += g_row)
-        for (int64_t o = 0; o < l->outputs; o++) sums[o] += g[o];
+    if (l == now->p->layers) return now->x;
+    return (matrix){l[-1].output, l[-1].output_stride, 1};
 }
 
-static void parameter_gradients(const layer *l, float *scratch, int64_t rows, const float *x,
-                                int64_t x_stride, const float *g, int64_t g_row, int64_t g_step)
+/* What comes back to the values of a layer, before its activation. */
+static matrix coming_back(const going *now, const layer *l)
 {
-    const finish plainly = {0};
-    bias_gradient(l, rows, g, g_row, g_step);
-    if (l->in_step == 1) {
-        pack(scratch, x, rows, l->inputs, x_stride, 1);
-        product(l->weight_gradient, l->out_step, l->outputs, l->inputs, rows, g, g_step, g_row,
-                scratch, &plainly);
-    } else {
-        pack(scratch, g, rows, l->outputs, g_row, g_step);
-        product(l->weight_gradient, l->in_step, l->inputs, l->outputs, rows, x, 1, x_stride,
-                scratch, &plainly);
+    const layer *last = now->p->layers + now->p->depth - 1;
+    if (l < last) return (matrix){l[1].gradient, padded(l->outputs), 1};
+    if (l->activation == NONE) return now->g;
+    return (matrix){now->p->top, l->output_stride, 1};
+}
+
+static int goes_on(const going *now, const layer *l)
+{
+    return now->to_inputs || l > now->p->layers;
+}
+
+/* Panels of weights, for what goes on to the layer below. */
+static void pack_backward(const void *job, int64_t i)
+{
+    const going *now = job;
+    for (const layer *l = now->p->layers; l < now->p->layers + now->p->depth; l++) {
+        const int64_t panels = goes_on(now, l) ? padded(l->inputs) / PANEL : 0;
+        if (i < panels) {
+            pack_panel(l->packed_back, i, l->weight, l->outputs, l->inputs, l->out_step,
+                       l->in_step);
+            return;
+        }
+        i -= panels;
     }
+}
+
+/* Panels of what stands right in the products that give the weights' gradients. */
+static void pack_sides(const void *job, int64_t i)
+{
+    const going *now = job;
+    const layer *l = now->p->layers;
+    for (;; l++) {
+        const int64_t panels = padded(lies_out_in(l) ? l->inputs : l->outputs) / PANEL;
+        if (i < panels) break;
+        i -= panels;
+    }
+    const matrix side = lies_out_in(l) ? inputs_of(now, l) : coming_back(now, l);
+    pack_panel(l->packed_side, i, side.data, now->p->rows, lies_out_in(l) ? l->inputs : l->outputs,
+               side.row, side.step);
+}
+
+/* The gradient before the last activation, of some rows. */
+static void top_slopes(const going *now, const layer *l, int64_t from, int64_t rows)
+{
+    for (int64_t r = from; r < from + rows; r++)
+        for (int64_t o = 0; o < l->outputs; o += LANES) {
+            const int64_t there = r * l->output_stride + o;
+            lanes gradient = {0}, y;
+            for (int j = 0; j < LANES && o + j < l->outputs; j++)
+                gradient[j] = now->g.data[r * now->g.row + (o + j) * now->g.step];
+            memcpy(&y, l->output + there, sizeof y);
+            gradient = sloped(l->activation, gradient, y, l->kept + there);
+            memcpy(now->p->top + there, &gradient, sizeof gradient);
+        }
+}
+
+/* Some rows, from the last layer down. */
+static void rows_backward(const void *job, int64_t i)
+{
+    const going *now = job;
+    const int64_t from = i * now->each, rows = least(now->each, now->p->rows - from);
+    const layer *last = now->p->layers + now->p->depth - 1;
+    if (last->activation != NONE) top_slopes(now, last, from, rows);
+    for (const layer *l = last; l >= now->p->layers && goes_on(now, l); l--) {
+        const layer *below = l == now->p->layers ? NULL : l - 1;
+        const matrix g = coming_back(now, l);
+        const int64_t stride = padded(l->inputs), start = from * stride;
+        const finish times_slope = {
+            .slope = below ? below->activation : NONE,
+            .values = below ? below->output + start : NULL,
+            .kept = below && below->kept ? below->kept + start : NULL,
+        };
+        product(l->gradient + start, stride, rows, l->inputs, l->outputs, g.data + from * g.row,
+                g.row, g.step, l->packed_back, &times_slope);
+    }
+}
+
+/* Sums over rows, in order, of some outputs. */
+static void bias_gradient(const layer *l, int64_t rows, matrix g, int64_t from, int64_t size)
+{
+    float *sums = l->bias_gradient + from;
+    const float *row = g.data + from * g.step;
+    memset(sums, 0, size * sizeof(float));
+    if (g.step == 1)
+        for (int64_t r = 0; r < rows; r++, row += g.row)
+            for (int64_t o = 0; o < size; o++) sums[o] += row[o];
+    else
+        for (int64_t r = 0; r < rows; r++, row += g.row)
+            for (int64_t o = 0; o < size; o++) sums[o] += row[o * g.step];
+}
+
+/* Rows of a weight's gradient, as it lies, in one part. */
+static int64_t lines_each(const going *now, const layer *l)
+{
+    const int64_t lines = lies_out_in(l) ? l->outputs : l->inputs;
+    if (l->inputs * l->outputs * now->p->rows < LEAST_PRODUCTS) return lines;
+    return share(lines, MOST_OUTPUTS);
+}
+
+static int64_t line_parts(const going *now, const layer *l)
+{
+    return parts(lies_out_in(l) ? l->outputs : l->inputs, lines_each(now, l));
+}
+
+/* Some lines of a weight's gradient, and of the bias's. */
+static void parameter_gradients(const void *job, int64_t i)
+{
+    const going *now = job;
+    const finish plainly = {0};
+    const layer *l = now->p->layers;
+    for (; i >= line_parts(now, l); l++) i -= line_parts(now, l);
+    const matrix x = inputs_of(now, l), g = coming_back(now, l);
+    const int64_t each = lines_each(now, l), from = i * each, rows = now->p->rows;
+    if (lies_out_in(l)) {
+        const int64_t size = least(each, l->outputs - from);
+        bias_gradient(l, rows, g, from, size);
+        product(l->weight_gradient + from * l->out_step, l->out_step, size, l->inputs, rows,
+                g.data + from * g.step, g.step, g.row, l->packed_side, &plainly);
+    } else {
+        if (!i) bias_gradient(l, rows, g, 0, l->outputs);
+        product(l->weight_gradient + from * l->in_step, l->in_step, least(each, l->inputs - from),
+                l->outputs, rows, x.data + from * x.step, x.step, x.row, l->packed_side, &plainly);
+    }
+}
+
+static void in_parts_if(int worth, void (*part)(const void *, int64_t), const going *now,
+                        int64_t count)
+{
+    if (worth) in_parts(part, now, count);
+    else for (int64_t i = 0; i < count; i++) part(now, i);
 }
 
 /* From the gradient at the values of the last forward pass, element (row, output) at row * g_row +
@@ -317,36 +350,23 @@ static void parameter_gradients(const layer *l, float *scratch, int64_t rows, co
 void backward(const pass *p, const float *x, int64_t x_stride, const float *g, int64_t g_row,
               int64_t g_step, int to_inputs, int parameters)
 {
-    const layer *last = p->layers + p->depth - 1;
-    if (last->activation != NONE) {
-        for (int64_t r = 0; r < p->rows; r++)
-            for (int64_t o = 0; o < last->outputs; o += LANES) {
-                const int64_t there = r * last->output_stride + o;
-                lanes gradient = {0}, y;
-                for (int j = 0; j < LANES && o + j < last->outputs; j++)
-                    gradient[j] = g[r * g_row + (o + j) * g_step];
-                memcpy(&y, last->output + there, sizeof y);
-                gradient = sloped(last->activation, gradient, y, last->kept + there);
-                memcpy(p->top + there, &gradient, sizeof gradient);
-            }
-        g = p->top, g_row = last->output_stride, g_step = 1;
+    const going now = {.p = p, .x = {x, x_stride, 1}, .g = {g, g_row, g_step},
+                       .each = rows_each(p), .to_inputs = to_inputs};
+    int64_t weights = 0, sides = 0, lines = 0, weight_numbers = 0, side_numbers = 0;
+    for (const layer *l = p->layers; l < p->layers + p->depth; l++) {
+        const int64_t side = padded(lies_out_in(l) ? l->inputs : l->outputs);
+        if (goes_on(&now, l)) {
+            weights += padded(l->inputs) / PANEL;
+            weight_numbers += l->inputs * l->outputs;
+        }
+        sides += side / PANEL, side_numbers += side * p->rows;
+        lines += line_parts(&now, l);
     }
-    for (const layer *l = last; l >= p->layers; l--) {
-        const layer *below = l == p->layers ? NULL : l - 1;
-        if (parameters)
-            parameter_gradients(l, p->scratch, p->rows, below ? below->output : x,
-                                below ? below->output_stride : x_stride, g, g_row, g_step);
-        if (!below && !to_inputs) return;
-        const finish times_slope = {
-            .slope = below ? below->activation : NONE,
-            .values = below ? below->output : NULL,
-            .kept = below ? below->kept : NULL,
-        };
-        pack(p->scratch, l->weight, l->outputs, l->inputs, l->out_step, l->in_step);
-        product(l->gradient, padded(l->inputs), p->rows, l->inputs, l->outputs, g, g_row, g_step,
-                p->scratch, &times_slope);
-        g = l->gradient, g_row = padded(l->inputs), g_step = 1;
-    }
+    in_parts_if(weight_numbers >= LEAST_PACKED, pack_backward, &now, weights);
+    in_parts(rows_backward, &now, parts(p->rows, now.each));
+    if (!parameters) return;
+    in_parts_if(side_numbers >= LEAST_PACKED, pack_sides, &now, sides);
+    in_parts_if(products_of(p) >= LEAST_PRODUCTS, parameter_gradients, &now, lines);
 }
 
 /* What all C files were when this was compiled, by their hash; empty: nobody said. */

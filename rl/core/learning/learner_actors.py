@@ -71,7 +71,7 @@ class LearnerActors:
                     make_learner,
                     rank,
                     size,
-                    settings.threads,
+                    _threads(config),
                     settings.check_interval,
                     note_progress,
                 ),
@@ -285,7 +285,13 @@ def _resources(config: AlgorithmConfig) -> dict[str, float]:
     if config.runtime.engine != "ray":
         return {}
     gpus = {"gpu": 1.0} if config.learners.device.startswith("cuda") else {}
-    return {"cpu": float(config.learners.threads), **gpus}
+    return {"cpu": float(_threads(config)), **gpus}
+
+
+def _threads(config: AlgorithmConfig) -> int:
+    """Of each of several learners: one where nothing else was asked for."""
+    asked = config.learners.threads
+    return asked if isinstance(asked, int) else 1
 
 
 def _check_same(reports: Sequence[Report]) -> None:

@@ -11,6 +11,7 @@ from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
+from rl.core.kernels.threads import kernel_threads
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.models.blas import BlasThreads
 from rl.core.models.modules import Module
@@ -20,11 +21,20 @@ __all__ = ["LearnerGroup"]
 
 
 class LearnerGroup:
-    """Learning in the driver: every call runs on one Learner, with `learners.threads` threads."""
+    """Learning in the driver: every call runs on one Learner."""
 
-    def __init__(self, make_learner: Callable[[], Learner[ConfigT]], threads: int) -> None:
-        self._threads = threads
-        with torch_threads(threads):
+    def __init__(
+        self, make_learner: Callable[[], Learner[ConfigT]], threads: int, in_kernels: int = 1
+    ) -> None:
+        """Makes the learner.
+
+        Args:
+            make_learner: Called once.
+            threads: Of torch or numpy, where one of them learns.
+            in_kernels: Of compiled passes, where they do: then nothing else takes more than one.
+        """
+        self._threads, self._in_kernels = threads, in_kernels
+        with torch_threads(1):  # the first weights are the same whatever the number
             self._learner = make_learner()
         self._blas = BlasThreads()
         self._computing = False
@@ -50,11 +60,16 @@ class LearnerGroup:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Sets the threads of torch and numpy for a block, so that calls in it need not."""
+        """Sets the threads of learning for a block, so that calls in it need not."""
         if self._computing:
             yield
             return
-        with torch_threads(self._threads), self._blas.limited(self._threads):
+        others = 1 if self.engine == "compiled" else self._threads
+        with (
+            torch_threads(others),
+            self._blas.limited(others),
+            kernel_threads(self._in_kernels),
+        ):
             self._computing = True
             try:
                 yield

@@ -17,6 +17,7 @@ from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
+from rl.core.kernels.threads import kernel_threads
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.ranks import GroupBroken, ProcessRanks, Ranks
 from rl.core.models.blas import BlasThreads
@@ -83,7 +84,7 @@ class LearnerRank(Generic[ConfigT]):
         self._threads, self._blas = threads, BlasThreads()
         self._check_interval = check_interval
         self._on_progress = on_progress
-        with torch_threads(threads):
+        with torch_threads(1):
             self._learner = make_learner()
             self._remembers = bool(self._learner.get_memory())
         self._ranks: Ranks | None = None
@@ -157,7 +158,12 @@ class LearnerRank(Generic[ConfigT]):
         before = self._learner.num_updates
         self._begin(number)
         try:
-            with torch_threads(self._threads), self._blas.limited(self._threads):
+            others = 1 if self._learner.engine == "compiled" else self._threads
+            with (
+                torch_threads(others),
+                self._blas.limited(others),
+                kernel_threads(self._threads),
+            ):
                 metrics = self._learner.learn(rollouts, env_steps)
         except BaseException:
             self.leave()  # or the others would wait for this rank

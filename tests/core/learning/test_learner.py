@@ -314,7 +314,7 @@ def test_the_group_is_its_learner_with_threads_of_its_own() -> None:
     alone = learner_of()
     metrics = group.update([rollout()], 0)
     alone.update([rollout()], 0)
-    assert seen == [before + 1] * 2
+    assert seen == [1, before + 1]  # the first weights do not depend on it
     assert torch.get_num_threads() == before
     assert metrics["train/n_updates"] == 3
     assert np.allclose(group.get_weights().parameters, alone.get_weights().parameters)
