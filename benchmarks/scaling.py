@@ -4,8 +4,8 @@
     python benchmarks/scaling.py --runners --learners 2 4 8
 
 One JSON object a line. Each logical runner has its own request, weights reference, rollout and
-state, as in a run; a few processes host them all (`env_runners.max`), so that one machine can stand
-for many. Processor time of the driver is what counts: it does not depend on who else computes here.
+state, as in a run with a process for each; a few processes host them all (`env_runners.max`), so that one machine can
+stand for many. Processor time of the driver is what counts: it does not depend on who else computes here.
 Of learners it is the processor time that each spends on one sum of the gradients of all.
 """
 
@@ -28,6 +28,7 @@ from _pairs import commit
 from rl.algorithms.ppo import PPO, PPOConfig
 from rl.core.learning.ranks import ProcessRanks
 from rl.core.runtime import Runtime
+from rl.env_runners import elastic
 
 OBSERVATIONS = 8
 
@@ -55,6 +56,7 @@ class NoOp(gymnasium.Env[Any, Any]):
 
 def row(engine: str, runners: int, processes: int, seconds: float) -> dict[str, Any]:
     """Costs of one round: a fragment from every runner, and new weights for all."""
+    elastic.LARGEST_ANSWER = 0  # a request for each, as where each has a process of its own
     length, width = 32, 2
     config = PPOConfig(
         env=NoOp,

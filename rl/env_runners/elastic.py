@@ -13,64 +13,52 @@ import contextlib
 import functools
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Rollout
-from rl.core.data.spaces import Spaces
+from rl.core.data.spaces import ObservationLayout, Spaces
 from rl.core.data.weights import Weights
 from rl.core.models.actor import ActorFactory
 from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime
 from rl.env_runners.env_runner import EnvRunner, OutOfStep
 from rl.env_runners.environments import EnvironmentFactory
 from rl.env_runners.failures import FailureBudget
-from rl.env_runners.group import Request, modules_of, result_of
+from rl.env_runners.group import modules_of, result_of
+from rl.env_runners.host import RunnerHost
 from rl.env_runners.runner_state import RunnerState
 from rl.errors import ActorDied, ResourcesUnavailable, RestartsExhausted, RuntimeFault
 
-__all__ = ["ElasticEnvRunnerGroup", "RunnerHost"]
+__all__ = ["ElasticEnvRunnerGroup"]
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.2
 """Between two looks at whether a process has come."""
+LARGEST_ANSWER = 64 << 20
+"""Bytes of observations in an answer, which stand in the process twice while it is given."""
 
 
-class RunnerHost:
-    """Some of the runners of a run, in one process."""
+@dataclass(frozen=True)
+class _Asked:
+    """A call that answers with a fragment of each of some runners of one process."""
 
-    def __init__(self, make_runner: Callable[[int], EnvRunner]) -> None:
-        """Holds none yet; `make_runner(index)` makes one."""
-        self._make_runner = make_runner
-        self._runners: dict[int, EnvRunner] = {}
+    indices: tuple[int, ...]
+    future: Future[list[Rollout]]
+    attempts: int
+    """How often their fragments were lost before."""
 
-    def ready(self) -> None:
-        """Answers as soon as the process is there."""
 
-    def take(self, index: int, state: RunnerState) -> int:
-        """Makes a runner and brings it to where it stood. Returns how many steps were lost."""
-        self.drop(index)
-        runner = self._runners[index] = self._make_runner(index)
-        return runner.set_state(state)
+@dataclass(frozen=True)
+class _Request:
+    """A fragment of every runner that was asked for, with what it is asked for again."""
 
-    def sample(self, index: int, num_steps: int, weights: Weights, fragment: int) -> Rollout:
-        """See `EnvRunner.sample`."""
-        if index not in self._runners:  # it was taken by this process's predecessor
-            raise OutOfStep(f"runner {index} is not here any more")
-        return self._runners[index].sample(num_steps, weights, fragment)
-
-    def drop(self, index: int) -> None:
-        """Closes a runner that lives elsewhere from now on."""
-        runner = self._runners.pop(index, None)
-        if runner is not None:
-            runner.close()
-
-    def close(self) -> None:
-        """Closes every runner."""
-        for index in list(self._runners):
-            self.drop(index)
+    num_steps: int
+    weights: ObjectRef[Weights] | None
+    calls: list[_Asked]
 
 
 class _Host:
@@ -113,11 +101,13 @@ class ElasticEnvRunnerGroup:
         """As of `EnvRunnerGroup`. Asks for `env_runners.max` processes, and waits for none."""
         environments = EnvironmentFactory.of(config, spaces)
         self._runtime = runtime
+        each = 1 if spaces is None else ObservationLayout(spaces.observation).num_bytes
+        self._row_bytes = each * config.env_runners.envs_per_runner
         self._least = config.env_runners.min
         self._patience = config.runtime.placement_timeout
         self._attempts = config.runtime.max_restarts * config.env_runners.num
         self._weights: ObjectRef[Weights] | None = None
-        self._ahead: Request | None = None
+        self._ahead: _Request | None = None
         self._states = [RunnerState()] * config.env_runners.num
         self._owners: list[_Host | None] = [None] * config.env_runners.num
         self._taken: dict[int, Future[int]] = {}
@@ -169,7 +159,7 @@ class ElasticEnvRunnerGroup:
         request = self._ahead
         if request is None or request.num_steps != num_steps:
             request = self._request(num_steps)
-        rollouts = [self._answer(index, request) for index in range(len(self._states))]
+        rollouts = self._gather(request)
         # All or none: who gives up waiting can still save where every runner stood.
         self._states = [
             state.after(rollout) for state, rollout in zip(self._states, rollouts, strict=True)
@@ -178,11 +168,10 @@ class ElasticEnvRunnerGroup:
         self._budget.check(rollouts, self._states)
         return rollouts
 
-    def _request(self, num_steps: int) -> Request:
+    def _request(self, num_steps: int) -> _Request:
         self._settle()
-        weights = self._weights
-        asked = [self._ask(index, num_steps, weights) for index in range(len(self._states))]
-        return Request(num_steps, weights, asked)
+        everybody = range(len(self._states))
+        return _Request(num_steps, self._weights, self._ask(everybody, num_steps, self._weights))
 
     def _settle(self) -> None:
         """Waits for enough processes, and deals the runners out evenly; as few as can be move."""
@@ -207,37 +196,63 @@ class ElasticEnvRunnerGroup:
         self._taken[index] = host.handle.call(RunnerHost.take, index, self._states[index])
 
     def _ask(
-        self, index: int, num_steps: int, weights: ObjectRef[Weights] | None
-    ) -> Future[Rollout]:
-        owner = self._owners[index]
-        assert owner is not None
-        given: Any = weights  # a reference: the runner receives the weights themselves
-        return owner.handle.call(
-            RunnerHost.sample, index, num_steps, given, self._states[index].fragment
-        )
+        self,
+        indices: Iterable[int],
+        num_steps: int,
+        weights: ObjectRef[Weights] | None,
+        attempts: int = 0,
+    ) -> list[_Asked]:
+        """Asks the processes of these runners, each for as many at once as an answer may hold."""
+        hosted: dict[_Host, list[int]] = {}
+        for index in indices:
+            owner = self._owners[index]
+            assert owner is not None
+            hosted.setdefault(owner, []).append(index)
+        given: Any = weights  # a reference: the runners receive the weights themselves
+        most = max(1, LARGEST_ANSWER // (self._row_bytes * (num_steps + 1)))
+        calls = []
+        for host, own in hosted.items():
+            for first in range(0, len(own), most):
+                part = tuple(own[first : first + most])
+                fragments = [(index, self._states[index].fragment) for index in part]
+                future = host.handle.call(RunnerHost.sample, num_steps, given, fragments)
+                calls.append(_Asked(part, future, attempts))
+        return calls
 
-    def _answer(self, index: int, request: Request) -> Rollout:
-        """The rollout, sampled again elsewhere as often as its process dies."""
-        future, attempts = request.futures[index], 0
-        while True:
+    def _gather(self, request: _Request) -> list[Rollout]:
+        """Everybody's rollout, sampled again elsewhere as often as its process dies."""
+        found: dict[int, Rollout] = {}
+        calls = deque(request.calls)
+        while calls:
+            asked = calls.popleft()
             try:
-                self._count(index)
-                rollout: Rollout = result_of(future)
-                break
+                for index in asked.indices:
+                    self._count(index)
+                rollouts: list[Rollout] = result_of(asked.future)
             except (ActorDied, RestartsExhausted, OutOfStep) as error:
-                attempts += not isinstance(error, OutOfStep)
+                attempts = asked.attempts + (not isinstance(error, OutOfStep))
                 if attempts > self._attempts:
                     raise
-                logger.warning("%s A fragment of runner %d is sampled again.", error, index)
-                owner = self._owners[index]
-                assert owner is not None
-                if not isinstance(error, OutOfStep) and owner.coming is None:
-                    owner.died()
-                alive = self._await_enough()
-                load = Counter(self._owners)
-                self._give(index, min(alive, key=lambda host: load[host]))
-                future = self._ask(index, request.num_steps, request.weights)
-        return rollout
+                self._move(asked.indices, error)
+                calls += self._ask(asked.indices, request.num_steps, request.weights, attempts)
+            else:
+                found.update(zip(asked.indices, rollouts, strict=True))
+        return [found[index] for index in range(len(self._states))]
+
+    def _move(self, indices: Sequence[int], error: Exception) -> None:
+        """Gives runners that were lost to the processes there are."""
+        told = ", ".join(str(index) for index in indices)
+        logger.warning("%s Fragments are sampled again: those of runners %s.", error, told)
+        owner = self._owners[indices[0]]
+        assert owner is not None
+        if not isinstance(error, OutOfStep) and owner.coming is None:
+            owner.died()
+        alive = self._await_enough()
+        for index in indices:
+            self._owners[index] = None
+        for index in indices:
+            load = Counter(self._owners)
+            self._give(index, min(alive, key=lambda host: load[host]))
 
     def _count(self, index: int) -> None:
         taken = self._taken.pop(index, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gymnasium
@@ -21,6 +22,7 @@ from rl.core.models.actor import ActorFactory, FragmentNoise, memory_size_of
 from rl.core.models.blas import BlasThreads
 from rl.core.seeding import NoiseStream
 from rl.env_runners.environments import EnvironmentFactory
+from rl.env_runners.fragment import Fragment, Origin
 from rl.env_runners.lanes import Lanes
 from rl.env_runners.native import NativeEnvironments
 from rl.env_runners.runner_state import RunnerState
@@ -73,13 +75,15 @@ class EnvRunner:
                 make_environment, name, num_environments, seed, index, forgiving=forgiving
             )
         self._index = index
-        self._actor = make_actor()
+        self.actor = make_actor()
         self._noise = NoiseStream(seed, index)
         self._weights_version = 0
         self._weights_are_of_another_past = False
         self._fragment = 0
         self._current: Tree | None = None  # [B, *obs], what the next step is chosen from
-        size, width = memory_size_of(self._actor), self._environments.width
+        self.width = width = self._environments.width
+        """B."""
+        size = memory_size_of(self.actor)
         # [B, S], what is remembered then, where anything is.
         self._memory = np.zeros((width, size), np.float32) if size else None
         self._began = time.perf_counter()
@@ -87,7 +91,7 @@ class EnvRunner:
 
     def set_weights(self, weights: Weights) -> None:
         """Acts with these from now on."""
-        self._actor.set_weights(weights)
+        self.actor.set_weights(weights)
         self._weights_version = weights.version
         self._weights_are_of_another_past = False
 
@@ -109,22 +113,37 @@ class EnvRunner:
             unusable.
             OutOfStep: `fragment` is not the next.
         """
+        self.check_next(fragment)
+        with self.alone():
+            return self.end(self.begin(num_steps, weights).run())
+
+    def check_next(self, fragment: int | None) -> None:
+        """Raises `OutOfStep` where this is not the number of the next fragment."""
         if fragment is not None and fragment != self._fragment:
             raise OutOfStep(
                 f"runner {self._index} is at fragment {self._fragment} and was asked for {fragment}"
             )
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within it matrix products take one thread, on which bits depend."""
+        return self._blas.limited(1)
+
+    def begin(self, num_steps: int, weights: Weights | None = None) -> Fragment:
+        """The next fragment, to be run and then given to `end`; as of `sample`."""
         if weights is not None and (
             weights.version != self._weights_version or self._weights_are_of_another_past
         ):
             self.set_weights(weights)
         if self._current is None:
             self._current = self._environments.start(self._fragment)
-        with self._blas.limited(1):
-            worlds = self._environments
-            generator = self._noise.fragment(self._fragment)
-            noise = FragmentNoise(worlds.actions, generator, num_steps, worlds.width, self._actor)
-            rows = worlds.rows(self._actor, noise, self._current, self._memory)
-            rollout = rows.run(self._began, self._index, self._fragment, self._weights_version)
+        worlds = self._environments
+        generator = self._noise.fragment(self._fragment)
+        noise = FragmentNoise(worlds.actions, generator, num_steps, worlds.width, self.actor)
+        origin = Origin(self._index, self._fragment, self._weights_version, self._began)
+        return worlds.rows(self.actor, noise, self._current, self._memory, origin)
+
+    def end(self, rollout: Rollout) -> Rollout:
+        """Takes up the next fragment where this one, which `begin` gave, has ended; returns it."""
         self._current = tree_map(lambda leaf: leaf[-1].copy(), rollout.observations)
         if rollout.memory is not None:
             self._memory = rollout.memory[-1].copy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from rl.env_runners.faults import check_step, no_choice, not_finite, raised
 from rl.env_runners.lane import Lane
 from rl.errors import EnvironmentFault
 
-__all__ = ["Fragment", "arrays_of"]
+__all__ = ["TIMED_ROWS", "Fragment", "Origin", "arrays_of"]
 
 TIMED_ROWS = 8
 """Every so many rows one is timed: a look at the clock costs as much as a hundredth of a row."""
@@ -30,6 +30,19 @@ NOTHING = object()
 def arrays_of(tree: Tree) -> list[Array]:
     """The leaves of a tree in the order of its layout."""
     return list(tree.values()) if isinstance(tree, dict) else [tree]
+
+
+class Origin(NamedTuple):
+    """Whose a fragment is."""
+
+    runner: int
+    """Index of the runner."""
+    fragment: int
+    """Its number."""
+    weights_version: int
+    """Of what acts."""
+    clock: float
+    """When the runner began, by `time.perf_counter`."""
 
 
 class Fragment:
@@ -46,7 +59,8 @@ class Fragment:
         layouts: tuple[ObservationLayout, ActionLayout],
         noise: FragmentNoise,
         first: Tree,
-        memory: Array | None = None,
+        memory: Array | None,
+        origin: Origin,
     ) -> None:
         """Allocates the arrays.
 
@@ -57,12 +71,13 @@ class Fragment:
             noise: Of the T steps.
             first: What the first actions are chosen from, [B, *obs].
             memory: What the actor remembers then, [B, S]; None: it has no memory.
+            origin: Whose it is.
         """
-        self._lanes, self._actor = lanes, actor
+        self._lanes, self._actor, self._origin = lanes, actor, origin
         self._noise = noise
         self._layout, self._action_layout = layouts
         length, width = noise.length, noise.width
-        self._length = length
+        self.length, self.width = length, width
         self._observations = self._layout.allocate(length + 1, width)
         self._leaves = arrays_of(self._observations)
         for leaf, start in zip(self._leaves, arrays_of(first), strict=True):
@@ -92,23 +107,26 @@ class Fragment:
     def _leave(self) -> None:
         """Tells the environments how far their episodes have come."""
         for b, lane in enumerate(self._lanes):
-            lane.passed(self._length - max(self._began[b], 0))
+            lane.passed(self.length - max(self._began[b], 0))
 
-    def run(self, clock: float, runner: int, number: int, weights_version: int) -> Rollout:
+    def run(self) -> Rollout:
         """Fills every row, checks and seals.
-
-        Args:
-            clock: When the runner began, by `time.perf_counter`.
-            runner: Index of the runner.
-            number: Of the fragment.
-            weights_version: Of what acts.
 
         Raises:
             EnvironmentFault: An environment raised or broke its contract.
         """
-        self._clock, self._number = clock, number
-        act_share = self._fill()
-        self._check_finite(self._length)
+        return self.seal(self._fill())
+
+    def seal(self, act_share: float) -> Rollout:
+        """Checks what `run`, or who sampled row by row, has filled, and hands it over.
+
+        Args:
+            act_share: Part of the time it took that went into choosing actions.
+
+        Raises:
+            EnvironmentFault: A reward or an observation is not finite.
+        """
+        self.check_finite(self.length)
         self._leave()
         failures = [failure for lane in self._lanes for failure in lane.take_failures()]
         if failures:
@@ -129,9 +147,9 @@ class Fragment:
             valid=self._valid,
             memory=self._memory,
             replayable=self.replayable and all(lane.replayable for lane in self._lanes),
-            weights_version=weights_version,
-            runner=runner,
-            fragment=number,
+            weights_version=self._origin.weights_version,
+            runner=self._origin.runner,
+            fragment=self._origin.fragment,
             episodes=tuple(self._episodes),
             failures=tuple(failures),
             act_share=act_share,
@@ -140,19 +158,16 @@ class Fragment:
     def _fill(self) -> float:
         """Samples every row; returns the part of the time that went into choosing actions."""
         acting = taken = 0.0
-        for t in range(self._length):
+        for t in range(self.length):
             timed = t % TIMED_ROWS == 0
             began = time.perf_counter() if timed else 0.0
             try:
                 self._act(t)
             except Exception:
-                self._check_finite(t)  # a policy may choke on a NaN
+                self.check_finite(t)  # a policy may choke on a NaN
                 raise
             acted = time.perf_counter() if timed else 0.0
-            self._step(t)
-            if self._memory is not None:
-                self._forget(t, self._memory[t + 1])
-            note_progress()
+            self.step(t)
             if timed:
                 acting += acted - began
                 taken += time.perf_counter() - began
@@ -167,18 +182,29 @@ class Fragment:
     def _act(self, t: int) -> None:
         """Chooses the actions of row t."""
         self._row_noise = self._noise.row(t)
-        actions, extras = self._choose(t)
+        self.put(t, *self._choose(t))
+
+    def look(self, t: int) -> tuple[Tree, Array]:
+        """What actions of row t are chosen from: observations [B, *obs] and noise [B, columns].
+
+        For who chooses them in place of the actor, once a row, and gives them to `put`.
+        """
+        self._row_noise = self._noise.row(t)
+        return self._observed(t), self._row_noise
+
+    def put(self, t: int, actions: Array, extras: dict[str, Array]) -> None:
+        """Keeps what was chosen in row t, [B, *act] and each [B, ...]."""
         self._actions[t] = actions
         if t == 0:
             self._extras = {
-                name: np.empty((self._length, *values.shape), values.dtype)
+                name: np.empty((self.length, *values.shape), values.dtype)
                 for name, values in extras.items()
             }
         for name, values in extras.items():
             self._extras[name][t] = values
 
-    def _choose(self, t: int) -> tuple[Array, dict[str, Array]]:
-        """What the actor does in row t, by the noise of that row and what it remembers."""
+    def _observed(self, t: int) -> Tree:
+        """Row t of the observations, in which something may be done."""
         nested = self._observations
         row: Tree = (
             {path: leaf[t] for path, leaf in nested.items()}
@@ -188,6 +214,11 @@ class Fragment:
         mask = self._layout.mask_of(row)
         if mask is not None:
             self._check_choice(t, mask)
+        return row
+
+    def _choose(self, t: int) -> tuple[Array, dict[str, Array]]:
+        """What the actor does in row t, by the noise of that row and what it remembers."""
+        row = self._observed(t)
         if self._memory is None:
             return self._actor.act(row, self._row_noise)
         actor: Any = self._actor  # a `RecurrentActor`
@@ -207,6 +238,13 @@ class Fragment:
         stuck = np.flatnonzero(~has_choice(self._action_layout, mask))
         if len(stuck):
             raise no_choice(self._at(t, int(stuck[0])))
+
+    def step(self, t: int) -> None:
+        """Takes the actions of row t."""
+        self._step(t)
+        if self._memory is not None:
+            self._forget(t, self._memory[t + 1])
+        note_progress()
 
     def _step(self, t: int) -> None:
         """One action in every environment."""
@@ -259,7 +297,7 @@ class Fragment:
         for finals, leaf in zip(self._final_leaves, self._leaves, strict=True):
             finals.append(leaf[t + 1, b].copy())
         length = t + 1 - self._began[b]
-        self._episodes.append(lane.finish(t, length, info, self._clock))
+        self._episodes.append(lane.finish(t, length, info, self._origin.clock))
         self._began[b] = t + 1
         for leaf, value in zip(self._leaves, lane.reset(t + 1), strict=True):
             leaf[t + 1, b] = value
@@ -268,7 +306,7 @@ class Fragment:
         self, t: int, b: int, action: Any, result: Any, error: Exception
     ) -> EnvironmentFault:
         """What the environment raised; raises where an error in the loop is something else."""
-        self._check_finite(t)  # an action chosen from a NaN may be what the environment choked on
+        self.check_finite(t)  # an action chosen from a NaN may be what the environment choked on
         if isinstance(error, EnvironmentFault):
             raise error
         if result is NOTHING:
@@ -311,7 +349,7 @@ class Fragment:
         self._final_steps = [self._final_steps[k] for k in order]
         self._final_leaves = [[kept[k] for k in order] for kept in self._final_leaves]
 
-    def _check_finite(self, rows: int) -> None:
+    def check_finite(self, rows: int) -> None:
         """Raises when a reward or observation of the first `rows` rows is NaN or infinite."""
         found: list[tuple[int, int, str, Any, tuple[int, ...]]] = []
         for kept in self._final_leaves:

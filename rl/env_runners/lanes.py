@@ -10,7 +10,7 @@ import gymnasium
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.models.actor import Actor, FragmentNoise
-from rl.env_runners.fragment import Fragment, arrays_of
+from rl.env_runners.fragment import Fragment, Origin, arrays_of
 from rl.env_runners.lane import Lane
 from rl.env_runners.runner_state import RunnerState
 from rl.errors import EnvironmentFault, UsageError
@@ -72,10 +72,16 @@ class Lanes:
         return self._side_by_side(lane.reset() for lane in self._lanes)
 
     def rows(
-        self, actor: Actor, noise: FragmentNoise, first: Tree, memory: Array | None
+        self,
+        actor: Actor,
+        noise: FragmentNoise,
+        first: Tree,
+        memory: Array | None,
+        origin: Origin,
     ) -> Fragment:
         """The next fragment, ready to be run."""
-        return Fragment(self._lanes, actor, (self.layout, self.actions), noise, first, memory)
+        layouts = self.layout, self.actions
+        return Fragment(self._lanes, actor, layouts, noise, first, memory, origin)
 
     def restore(self, state: RunnerState) -> tuple[Tree, list[int]]:
         """Plays the unfinished episodes of a state again.

@@ -24,7 +24,7 @@ from rl.core.models.actor import Actor, FragmentNoise
 from rl.core.seeding import stream_seed
 from rl.env_runners.atari import LIFE_LOST
 from rl.env_runners.faults import raised, score_of, success_of
-from rl.env_runners.fragment import NOTHING, Fragment, arrays_of
+from rl.env_runners.fragment import NOTHING, Fragment, Origin, arrays_of
 from rl.env_runners.runner_state import RunnerState
 from rl.env_runners.vectors import (
     autoreset_mode,
@@ -105,10 +105,15 @@ class NativeEnvironments:
         return [np.asarray(leaf) for leaf in leaves]
 
     def rows(
-        self, actor: Actor, noise: FragmentNoise, first: Tree, memory: Array | None
+        self,
+        actor: Actor,
+        noise: FragmentNoise,
+        first: Tree,
+        memory: Array | None,
+        origin: Origin,
     ) -> Fragment:
         """The next fragment, ready to be run."""
-        return NativeFragment(self, actor, noise, first, memory)
+        return NativeFragment(self, actor, noise, first, memory, origin)
 
     def restore(self, state: RunnerState) -> tuple[Tree, list[int]]:
         """Begins fresh episodes, all steps of the unfinished ones being lost."""
@@ -133,25 +138,25 @@ class NativeFragment(Fragment):
         actor: Actor,
         noise: FragmentNoise,
         first: Tree,
-        memory: Array | None = None,
+        memory: Array | None,
+        origin: Origin,
     ) -> None:
         self._environments = environments
         self.gap = int(environments.mode is AutoresetMode.NEXT_STEP)
         layouts = (environments.layout, environments.actions)
-        super().__init__([], actor, layouts, noise, first, memory)
-        self._width = environments.width
+        super().__init__([], actor, layouts, noise, first, memory, origin)
         self._returns, self._ended = environments.returns, environments.ended
-        self._plain = None if self._layout.nested else (self._width, *self._layout.leaves[0].shape)
+        self._plain = None if self._layout.nested else (self.width, *self._layout.leaves[0].shape)
         if self._layout.leaves[0].sizes:
             self._plain = None  # categories are looked at: an impossible one has no code
         if self.gap:
-            self._valid = np.ones((self._length, self._width), np.bool_)
+            self._valid = np.ones((self.length, self.width), np.bool_)
 
     def _first_rows(self) -> Any:
         return self._environments.first_rows.copy()
 
     def _leave(self) -> None:
-        self._environments.first_rows = self._began - self._length
+        self._environments.first_rows = self._began - self.length
         self._environments.ended = self._ended
 
     def _check_choice(self, t: int, mask: Array) -> None:
@@ -170,9 +175,9 @@ class NativeFragment(Fragment):
             result = self._environments.env.step(actions)
             observations, rewards, terminated, truncated, infos = result
             done = np.logical_or(terminated, truncated)
-            row = (self._width,)
+            row = (self.width,)
             if t == 0 or np.shape(rewards) != row or done.shape != row:
-                check_vector_step(result, self._layout, self._width, self._environments.where)
+                check_vector_step(result, self._layout, self.width, self._environments.where)
             if self._plain is not None and np.shape(observations) == self._plain:
                 # In its own kind only: a float would be no image any more.
                 np.copyto(self._leaves[0][t + 1], observations, casting="same_kind")
@@ -191,7 +196,7 @@ class NativeFragment(Fragment):
             self._fail_batch(t, result, error)
 
     def _put_checked_batch(self, row: int, result: Any) -> None:
-        check_vector_step(result, self._layout, self._width, self._environments.where)
+        check_vector_step(result, self._layout, self.width, self._environments.where)
         for leaf, value in zip(self._leaves, self._layout.split(result[0]), strict=True):
             leaf[row] = value
 
@@ -231,13 +236,13 @@ class NativeFragment(Fragment):
     def _finish(self, t: int, b: int, info: dict[str, Any]) -> None:
         score = score_of(info, float(self._returns[b]))
         length = t + 1 - int(self._began[b])
-        seconds = time.perf_counter() - self._clock
+        seconds = time.perf_counter() - self._origin.clock
         self._episodes.append(Episode(t, score, length, seconds, success_of(info)))
         self._began[b] = t + 1 + self.gap
         self._returns[b] = 0.0
 
     def _reset_those(self, row: int, ended: Array) -> None:
-        mask = np.zeros(self._width, np.bool_)
+        mask = np.zeros(self.width, np.bool_)
         mask[ended] = True
         call = "reset(options={'reset_mask': ...})"
         fresh = self._environments.reset(call, options={"reset_mask": mask})
@@ -268,11 +273,11 @@ class NativeFragment(Fragment):
 
     def _fail_batch(self, t: int, result: Any, error: Exception) -> None:
         """Finds out whose fault an error in the loop is, and raises it."""
-        self._check_finite(t)
+        self.check_finite(t)
         if isinstance(error, EnvironmentFault):
             raise error
         where = self._environments.where
         if result is NOTHING:
             raise raised(where, f"step({self._actions[t]!r})", error) from error
-        check_vector_step(result, self._layout, self._width, where)
+        check_vector_step(result, self._layout, self.width, where)
         raise error

@@ -104,8 +104,7 @@ class ReplayBuffer:
     @staticmethod
     def bytes_needed(spaces: Spaces, size: int, memory_size: int = 0) -> int:
         """Memory of `size` transitions; final observations, one an episode, come on top."""
-        leaves = ObservationLayout(spaces.observation).leaves
-        observation = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape)) for leaf in leaves)
+        observation = ObservationLayout(spaces.observation).num_bytes
         if spaces.stack is not None:
             observation = observation // spaces.stack.size + 1
         columns = Records.columns(ActionLayout(spaces.action), memory_size)

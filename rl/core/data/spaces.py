@@ -7,6 +7,7 @@ again for the environment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -145,6 +146,11 @@ class ObservationLayout:
     def num_features(self) -> int:
         """Length of all features but images as one vector."""
         return sum(leaf.num_features for leaf in self.features if leaf.kind != "image")
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of one observation."""
+        return sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in self.leaves)
 
     def mask_of(self, observations: X | dict[str, X]) -> X | None:
         """Which actions are allowed [..., choices], where these observations tell."""

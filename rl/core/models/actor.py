@@ -16,6 +16,7 @@ __all__ = [
     "ActorFactory",
     "FragmentNoise",
     "RecurrentActor",
+    "acts_row_by_row",
     "draw_noise",
     "memory_size_of",
     "parameter_noise_of",
@@ -26,7 +27,8 @@ class Actor(Protocol):
     """A policy as a runner sees it. It owns no randomness: the noise comes in.
 
     One that puts noise on its parameters says in an attribute `parameter_noise` how many standard
-    normals it wants for each row, behind the noise of the action itself.
+    normals it wants for each row, behind the noise of the action itself. One that computes each of
+    several rows to the same bits whatever the others are says so in `row_by_row`.
     """
 
     def set_weights(self, weights: Weights) -> None:
@@ -79,6 +81,14 @@ def memory_size_of(actor: Actor) -> int:
 def parameter_noise_of(actor: Actor) -> int:
     """Standard normals that an actor wants for each row; most want none."""
     return int(getattr(actor, "parameter_noise", 0))
+
+
+def acts_row_by_row(actor: Actor) -> bool:
+    """Whether what an actor does in one of several rows never depends on the others, to the bit.
+
+    A matrix product of a library may take another way for another number of rows.
+    """
+    return bool(getattr(actor, "row_by_row", False)) and not memory_size_of(actor)
 
 
 def draw_noise(

@@ -86,6 +86,11 @@ class NumpyLayers:
         self._layers: list[tuple[Array, Array]] = []
         self._noisy: list[tuple[Array, Array]] = []
 
+    @property
+    def row_by_row(self) -> bool:
+        """Whether one of several rows gives the same bits whatever the others are."""
+        return self._compiles or not self._names
+
     def noise_size(self, table: ParameterTable) -> int:
         """Standard normals the layers take, were they noisy: one an input and one an output."""
         return sum(sum(table.shapes[f"{name}.weight"]) for name in self._names)
@@ -163,6 +168,7 @@ class NumpyNetwork:
         self._table = table
         self.encode = NumpyEncoder(spec)
         self.decide = NumpyLayers(layers, head, spec.activation)
+        self.row_by_row = self.decide.row_by_row
 
     def set_weights(self, weights: Weights) -> dict[str, Array]:
         """Acts with these from now on; returns all parameters by name, as views."""
@@ -217,6 +223,7 @@ class NumpyQActor:
         self._noise_ends = np.cumsum(sizes)
         self.parameter_noise = sum(sizes)
         self._atoms = spec.num_atoms
+        self.row_by_row = not noisy and spec.num_atoms == 1 and self._advantages.row_by_row
         self._support = np.linspace(spec.v_min, spec.v_max, spec.num_atoms, dtype=np.float32)
         self._epsilon = 0.0
         # A copy of its own: with new weights every few steps, that is cheaper than new views.
@@ -285,6 +292,7 @@ class NumpyActor:
     def __init__(self, spec: NetworkSpec, table: ParameterTable) -> None:
         layers = linear_layers("policy_torso", spec.hidden_sizes)
         self._parameters = NumpyNetwork(spec, table, layers, "policy_head")  # logits and means
+        self.row_by_row = self._parameters.row_by_row
         self._actions = ActionLayout(spec.action_space)
         self._observations = ObservationLayout(spec.observation_space)
         self._views: dict[str, Array] = {}

@@ -35,6 +35,7 @@ class NumpySquashedActor:
 
     def __init__(self, spec: PolicySpec, table: ParameterTable) -> None:
         self._outputs = _network(spec, table)
+        self.row_by_row = self._outputs.row_by_row
         self._bounds = ActionRange.of(spec.action_space)
         self._warming_up = False
 
@@ -59,6 +60,7 @@ class NumpyDeterministicActor:
 
     def __init__(self, spec: PolicySpec, table: ParameterTable) -> None:
         self._outputs = _network(spec, table)
+        self.row_by_row = self._outputs.row_by_row
         self._bounds = ActionRange.of(spec.action_space)
         self._warming_up = False
         self._deviation = np.float32(0)
@@ -83,6 +85,7 @@ class NumpyCategoricalActor:
 
     def __init__(self, spec: PolicySpec, table: ParameterTable) -> None:
         self._logits = _network(spec, table)
+        self.row_by_row = self._logits.row_by_row
         self._observations = ObservationLayout(spec.observation_space)
         self._warming_up = False
 
