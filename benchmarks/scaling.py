@@ -4,9 +4,10 @@
     python benchmarks/scaling.py --runners --learners 2 4 8
 
 One JSON object a line. Each logical runner has its own request, weights reference, rollout and
-state, as in a run with a process for each; a few processes host them all (`env_runners.max`), so that one machine can
-stand for many. Processor time of the driver is what counts: it does not depend on who else computes here.
-Of learners it is the processor time that each spends on one sum of the gradients of all.
+state, as in a run with a process for each; a few processes host them all (`env_runners.max`), so
+that one machine can stand for many. Processor time of the driver is what counts: it does not depend
+on who else computes here. Of learners it is the processor time that each spends on one sum of the
+gradients of all.
 """
 
 from __future__ import annotations
