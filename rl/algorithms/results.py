@@ -58,6 +58,8 @@ def ended_in(rollouts: Sequence[Rollout], before: int) -> list[tuple[int, Episod
 
     Each with the run's environment step at that moment; `before` is that of their beginning.
     """
+    if not any(rollout.episodes for rollout in rollouts):
+        return []
     taken = before + np.sum([rollout.steps_by_row for rollout in rollouts], axis=0)
     ended = [
         (int(taken[episode.step]), episode) for rollout in rollouts for episode in rollout.episodes

@@ -140,7 +140,11 @@ class Fragment:
             terminated=self._terminated,
             truncated=self._truncated,
             extras=self._extras,
-            final_steps=np.array(self._final_steps, np.int64).reshape(-1, 2),
+            final_steps=(
+                np.array(self._final_steps, np.int64)
+                if self._final_steps
+                else np.empty((0, 2), np.int64)
+            ),
             final_observations=(
                 dict(zip(nested, finals, strict=True)) if isinstance(nested, dict) else finals[0]
             ),

@@ -34,6 +34,9 @@ _ARGUMENTS = {
     "ppo_categorical": "pii pp p p pp pp",
     "ppo_gaussian": "pii pp p p pp pp pp",
     "sample_categories": "ii pi pi pp",
+    "choose_largest": "ii pi pi r p",
+    "dqn_targets": "ii pi pi pp p",
+    "dqn_slopes": "ii pi pp p ppp",
     "replay_put": "pi pppp",
     "replay_draw": "pi pp",
     "replay_take": "pip r ppppp",
@@ -41,7 +44,7 @@ _ARGUMENTS = {
 """What each takes, in order: pointers, integers of 64 bits, flags, reals; a blank means nothing."""
 _ANSWER = {
     *("supported", "set_threads", "act", "ppo_categorical", "ppo_gaussian"),
-    *("replay_put", "replay_take"),
+    *("dqn_slopes", "replay_put", "replay_take"),
 }
 """Which give an int."""
 _STALE = "the kernels were compiled from other C files: install the package again, or make kernels"

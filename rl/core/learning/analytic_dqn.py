@@ -15,6 +15,7 @@ from rl.core.data.masks import best_allowed
 from rl.core.data.replay import Transitions
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
+from rl.core.kernels.dqn import CompiledDQNLoss
 from rl.core.learning.analytic_mlp import MLP, linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
@@ -69,6 +70,7 @@ class AnalyticDQN:
         self._encode = NumpyEncoder(module.spec)
         self._layout = module.observation_layout
         self._num_actions = module.action_layout.num_parameters
+        self._compiled = CompiledDQNLoss(self._num_actions) if engine == "compiled" else None
         self._allocate(config.batch_size)
 
     def _allocate(self, size: int) -> None:
@@ -85,11 +87,13 @@ class AnalyticDQN:
         Returns:
             Scalars under their public names, and targets less values [M].
         """
+        if self._normalizes:
+            self._encode.set_weights(self._live)
+        if self._compiled is not None and self._layout.mask is None:
+            return self._compiled_gradient(self._compiled, batch, weights)
         size = len(batch.returns)
         if size != len(self._firsts):
             self._allocate(size)
-        if self._normalizes:
-            self._encode.set_weights(self._live)
         following = self._encode(batch.next_observations)
         next_values = self._target.forward(following)
         choosing = self._network.forward(following) if self._double else next_values
@@ -110,6 +114,19 @@ class AnalyticDQN:
             "loss": float(loss) / size,
             "q_value": float(np.add.reduce(values)) / size,
         }, errors
+
+    def _compiled_gradient(
+        self, loss: CompiledDQNLoss, batch: Transitions, weights: Array | None
+    ) -> tuple[dict[str, float], Array]:
+        """`gradient`, with all but the passes through the networks in two calls."""
+        following = self._encode(batch.next_observations)
+        next_values = self._target.forward(following)
+        choosing = self._network.forward(following) if self._double else next_values
+        loss.set_targets(next_values, choosing, batch.returns, batch.discounts)
+        values = self._network.forward(self._encode(batch.observations))
+        at_values, errors, mean, q_value = loss.gradient(values, batch.actions, weights)
+        self._network.backward(at_values)
+        return {"loss": mean, "q_value": q_value}, errors
 
 
 class AnalyticQNetwork:

@@ -86,6 +86,7 @@ class Experience:
             else ReplayBuffer(*place)
         )
         self.credit = torch.zeros((), dtype=torch.float64)  # updates earned and not yet made
+        self._credit = self.credit.numpy()  # the same memory
         self._beta = config.priority_beta
         self.stored = 0
         """Rollouts stored since `mark`."""
@@ -128,9 +129,9 @@ class Experience:
     def due_updates(self, before: int, now: int) -> int:
         """Adds the credit of steps in (before, now] past learning_starts; takes whole updates."""
         learnt_from = max(0, now - max(before, self._config.learning_starts))
-        earned = self.credit.item() + self._config.updates_per_step * learnt_from
+        earned = float(self._credit) + self._config.updates_per_step * learnt_from
         due = int(earned + ROUNDING)
-        self.credit.fill_(earned - due)
+        self._credit.fill(earned - due)
         return due
 
     def draw_arrays(self) -> tuple[Array, Transitions, Array | None]:
@@ -206,7 +207,7 @@ class Experience:
         metrics = {
             "train/replay_size": float(len(self.replay)),
             "train/updates_per_step": self._learner.num_updates / learnt,
-            "train/update_credit": float(self.credit),
+            "train/update_credit": float(self._credit),
         }
         if self._config.prioritized:
             metrics["train/priority_beta"] = self._beta

@@ -1,0 +1,74 @@
+"""Compiled losses by themselves; tests of the engines hold them to the torch losses."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rl.core.kernels.dqn import CompiledDQNLoss
+from rl.core.kernels.sampling import choose_largest
+from tests.by_hand import needs_kernels
+
+pytestmark = needs_kernels
+
+
+@pytest.mark.parametrize("actions", [1, 2, 7])
+def test_the_largest_is_taken_as_numpy_takes_it(actions: int) -> None:
+    generator = np.random.default_rng()
+    values = generator.integers(0, 3, (200, actions + 2)).astype(np.float32)[:, 1:-1]  # many ties
+    values[::5, actions // 2] = np.nan
+    values[::7] = -np.inf
+    values[3, -1] = np.nan
+    assert np.array_equal(choose_largest(values), values.argmax(1))
+    noise = generator.random((200, 2), np.float32)[:, 1]
+    noise[:2] = 0, np.float32(0.3)
+    found = choose_largest(values, noise, 0.3)
+    share = noise / np.float32(0.3)
+    anything = np.minimum((share * np.float32(actions)).astype(np.int64), actions - 1)
+    assert np.array_equal(found, np.where(share < 1, anything, values.argmax(1)))
+    assert (share < 1).any()
+    assert np.array_equal(choose_largest(values, noise, 0.0), values.argmax(1))
+    backwards = values[:, ::-1]
+    assert np.array_equal(choose_largest(backwards), backwards.argmax(1))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_targets_and_slopes_of_dqn_are_those_of_torch(weighted: bool) -> None:
+    generator = np.random.default_rng()
+    loss = CompiledDQNLoss(3)
+    for size in (1, 17, 64):
+        wide = [2 * generator.normal(size=(size, 5)).astype(np.float32) for _ in range(2)]
+        next_values, values = (array[:, 1:4] for array in wide)  # parts of something wider
+        choosing = generator.normal(size=(size, 3)).astype(np.float32)
+        returns, discounts = generator.normal(size=(2, size)).astype(np.float32)
+        actions = generator.integers(0, 3, size)
+        weights = generator.random(size).astype(np.float32) if weighted else None
+        loss.set_targets(next_values, choosing, returns, discounts)
+        gradient, errors, mean, q_value = loss.gradient(values, actions, weights)
+        rows = np.arange(size)
+        targets = returns + discounts * next_values[rows, choosing.argmax(1)]
+        leaf = torch.tensor(values.copy(), requires_grad=True)
+        own = leaf[rows, actions]
+        losses = F.smooth_l1_loss(own, torch.tensor(targets), reduction="none")
+        expected = (losses * (1 if weights is None else torch.tensor(weights))).mean()
+        expected.backward()
+        np.testing.assert_allclose(gradient, leaf.grad, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(errors, targets - own.detach().numpy(), rtol=1e-5, atol=1e-6)
+        assert mean == pytest.approx(expected.item(), rel=1e-5)
+        assert q_value == pytest.approx(own.mean().item(), rel=1e-5, abs=1e-6)
+
+
+def test_a_value_that_is_no_number_leaves_no_finite_loss() -> None:
+    loss, ones = CompiledDQNLoss(2), np.ones(2, np.float32)
+    values = np.array([[1, 2], [np.nan, 3]], np.float32)
+    loss.set_targets(values, values, ones, ones)
+    assert np.isnan(loss.gradient(np.ones((2, 2), np.float32), np.array([0, 1]), None)[2])
+
+
+def test_an_action_that_is_none_is_refused_before_memory_is_read() -> None:
+    loss, ones = CompiledDQNLoss(3), np.ones(2, np.float32)
+    values = np.ones((2, 3), np.float32)
+    loss.set_targets(values, values, ones, ones)
+    for action in (3, -1):
+        with pytest.raises(IndexError, match="none of 0 to 2"):
+            loss.gradient(values, np.array([0, action]), None)
