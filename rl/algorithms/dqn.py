@@ -27,6 +27,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.learning.analytic_dqn import AnalyticDQN, dqn_obstacles
 from rl.core.learning.distributional import cross_entropy, divergence, project
+from rl.core.learning.engines import recording_obstacles
 from rl.core.learning.experience import Experience, ReplayBatch
 from rl.core.learning.flat import frozen_copy
 from rl.core.learning.learner import Averages, Learner, Metrics
@@ -74,6 +75,7 @@ class DQNLearner(Learner[DQNConfig]):
 
     def set_up_engine(self) -> None:
         super().set_up_engine()
+        self.recorded = self.played(lambda columns: self._score(ReplayBatch.of(columns)))
         if self.by_hand:
             target = self.target_parameters.numpy()
             self.analytic = AnalyticDQN(self.config, self.module, self.flat, target, self.engine)
@@ -103,6 +105,14 @@ class DQNLearner(Learner[DQNConfig]):
             yield from dqn_obstacles(self.config, self.module)
         else:
             yield f"{type(self).__name__} may have another loss than DQNLearner"
+
+    def recording_obstacles(self) -> Iterator[str]:
+        if type(self) is not DQNLearner:
+            yield f"{type(self).__name__} may have another loss than DQNLearner"
+            return
+        yield from recording_obstacles(self.module, QNetwork)
+        if self.config.noisy:
+            yield "noisy layers"
 
     def extra_state(self) -> dict[str, Tensor]:
         own = {"target": self.target_parameters, "credit": self.experience.credit}
@@ -157,14 +167,20 @@ class DQNLearner(Learner[DQNConfig]):
                 self.experience.note_errors(torch.from_numpy(found))
             return terms | {"grad_norm": self.descend(terms["loss"])}
         batch = self.draw()
-        loss, errors, values = self.loss(batch)
+        if self.recorded is None or isinstance(batch, WindowBatch):
+            scored = self._score(batch)
+        else:
+            scored = self.recorded(batch.columns())
         if batch.weights is not None:
-            self.experience.note_errors(batch.per_draw(errors))
-        return {
-            "loss": loss,
-            "q_value": values.mean(),
-            "grad_norm": self.apply_gradients(loss),
-        }
+            self.experience.note_errors(batch.per_draw(scored["errors"]))
+        told = {name: scored[name] for name in ("loss", "q_value")}
+        return {**told, "grad_norm": self.descend()}
+
+    def _score(self, batch: ReplayBatch | WindowBatch) -> dict[str, Tensor]:
+        """Loss, mean value and errors [M] of a batch; leaves the gradient."""
+        loss, errors, values = self.loss(batch)
+        self.flat.backward(loss)
+        return {"loss": loss, "q_value": values.mean(), "errors": errors}
 
     def draw(self) -> ReplayBatch | WindowBatch:
         """This rank's part of a batch: single transitions, with memory whole windows of them."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Tree, first_leaf, tree_map
 from rl.core.learning.analytic_ppo import AnalyticPPO, PPOArrays, ppo_obstacles
+from rl.core.learning.engines import recording_obstacles
 from rl.core.learning.learner import Averages, Learner, Metrics
 from rl.core.learning.recurrent import RecurrentSteps
 from rl.core.learning.schedules import linear
@@ -91,6 +93,7 @@ class PPOLearner(Learner[PPOConfig]):
 
     def set_up_engine(self) -> None:
         super().set_up_engine()
+        self.recorded = self.played(self._score)
         if self.by_hand:
             self.analytic = AnalyticPPO(self.config, self.module, self.flat, self.engine)
 
@@ -123,6 +126,12 @@ class PPOLearner(Learner[PPOConfig]):
     def obstacles(self) -> Iterator[str]:
         if type(self) is PPOLearner:
             yield from ppo_obstacles(self.module)
+        else:
+            yield f"{type(self).__name__} may have another loss than PPOLearner"
+
+    def recording_obstacles(self) -> Iterator[str]:
+        if type(self) is PPOLearner:
+            yield from recording_obstacles(self.module, ActorCritic)
         else:
             yield f"{type(self).__name__} may have another loss than PPOLearner"
 
@@ -191,7 +200,14 @@ class PPOLearner(Learner[PPOConfig]):
         """Leaves the gradient of the loss on M samples where `descend` takes it; returns terms."""
         if isinstance(minibatch, PPOArrays):
             return self.analytic.gradient(minibatch, clip_range, float(self.kl_coef))
-        loss, terms = self.loss(minibatch, clip_range)
+        score = self._score if self.recorded is None else self.recorded
+        return score(minibatch.columns(), clip_range, float(self.kl_coef))
+
+    def _score(
+        self, columns: Sequence[Any], clip_range: float | Tensor, kl_coef: float | Tensor
+    ) -> dict[str, Tensor]:
+        """Loss and terms of what `PPOBatch.columns` gave; leaves the gradient."""
+        loss, terms = self.loss(PPOBatch(*columns), clip_range, kl_coef)
         self.flat.backward(loss)
         return {"loss": loss, **terms}
 
@@ -280,8 +296,20 @@ class PPOLearner(Learner[PPOConfig]):
         parts = [tree_map(itemgetter(index), pieces) for index in range(count)]
         return torch.cat([function(part) for part in parts])
 
-    def loss(self, batch: PPOBatch, clip_range: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self,
+        batch: PPOBatch,
+        clip_range: float | Tensor,
+        kl_coef: float | Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective of the paper (eq. 9) with its sign turned, on M samples of `minibatches`.
+
+        Looks at no number of the batch: on a GPU it can be recorded.
+
+        Args:
+            batch: M samples.
+            clip_range: Of the ratio; a scalar tensor is float64.
+            kl_coef: Worth of the divergence; none: that of now.
 
         Returns:
             The loss, a scalar, and its terms under their public names.
@@ -303,7 +331,8 @@ class PPOLearner(Learner[PPOConfig]):
         with torch.set_grad_enabled(config.kl_coef > 0):
             kl = kl_estimates(log_ratio)[2].mean()
         if config.kl_coef > 0:
-            loss = loss + float(self.kl_coef) * kl
+            worth = float(self.kl_coef) if kl_coef is None else kl_coef
+            loss = loss + (worth * kl).to(loss.dtype)
         with torch.no_grad():
             clipped = ((ratio - 1).abs() > clip_range).to(torch.float32).mean()
         return loss, {
@@ -316,14 +345,14 @@ class PPOLearner(Learner[PPOConfig]):
 
 
 def clipped_surrogate(
-    ratio: Tensor, advantages: Tensor, clip_range: float, dual_clip: float | None = None
+    ratio: Tensor, advantages: Tensor, clip_range: float | Tensor, dual_clip: float | None = None
 ) -> Tensor:
     """min(r A, clip(r, 1 - e, 1 + e) A), eq. 7 of the paper, to be maximised; [M].
 
     With `dual_clip` c > 1 (Ye et al. 2020, arXiv:1912.09729, eq. 5) it is no less than c A where A
     < 0: an action that was bad and became very likely pulls no harder than that.
     """
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)  # type: ignore[arg-type]
     objective = torch.minimum(ratio * advantages, clipped * advantages)
     if dual_clip is None:
         return objective

@@ -103,7 +103,8 @@ class LearnersConfig(Settings):
     """torch: what every loss is defined in; compiled: the same gradients by hand, through compiled
     passes, faster for networks without images; numpy: the same, where nothing was compiled; auto:
     the first that can of compiled, numpy and torch, and the run says so. Each gives the same bits
-    every time, they differ in the last ones."""
+    every time, they differ in the last ones. On a GPU auto takes torch, and compiled plays CUDA
+    graphs."""
     timeout: Positive = 150.0
     """Seconds after which the others give up a learner that does not answer; without num, idle."""
     check_interval: AtLeastOne = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -14,9 +15,33 @@ from rl.core.data.tree import Array, first_leaf, tree_map
 __all__ = ["TensorBatch", "to_tensor"]
 
 
+SMALLEST_PINNED = 1 << 16
+"""Bytes. A GPU's driver takes less than this without being waited for."""
+
+
 def to_tensor(array: Array, device: torch.device | str = "cpu") -> Tensor:
     """A numpy array as a tensor; shares memory on CPU unless the array is read-only."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    if array.nbytes >= SMALLEST_PINNED and torch.device(device).type == "cuda":
+        return _copied_beside(tensor, torch.device(device))
+    return tensor.to(device)
+
+
+def _copied_beside(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on a GPU, made while it computes; what it is asked for next waits for the copy."""
+    beside, computing = _copy_stream(device), torch.cuda.current_stream(device)
+    # From memory that stays in its place; torch gives it to nobody else before the copy is done.
+    pinned = tensor.pin_memory()
+    with torch.cuda.stream(beside):
+        copy = pinned.to(device, non_blocking=True)
+    computing.wait_stream(beside)
+    copy.record_stream(computing)  # nor its room on the GPU, before what computes is done with it
+    return copy
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -29,6 +54,10 @@ class TensorBatch:
             value = getattr(self, column.name)
             columns[column.name] = None if value is None else tree_map(function, value)
         return type(self)(**columns)
+
+    def columns(self) -> list[Any]:
+        """All fields, in order."""
+        return [getattr(self, column.name) for column in fields(self)]
 
     def __len__(self) -> int:
         return int(first_leaf(getattr(self, fields(self)[0].name)).shape[0])

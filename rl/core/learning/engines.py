@@ -17,7 +17,14 @@ from rl.core.learning.analytic_mlp import ACTIVATIONS
 from rl.core.models.modules import Module
 from rl.errors import UsageError
 
-__all__ = ["LearningEngine", "choose_learning_engine", "engine_can", "network_obstacles"]
+__all__ = [
+    "LearningEngine",
+    "choose_gpu_engine",
+    "choose_learning_engine",
+    "engine_can",
+    "network_obstacles",
+    "recording_obstacles",
+]
 
 LearningEngine = Literal["torch", "compiled", "numpy"]
 
@@ -46,6 +53,46 @@ def choose_learning_engine(asked: str, obstacles: Sequence[str]) -> LearningEngi
             " or 'torch', or change what stands in the way"
         )
     return engine
+
+
+def choose_gpu_engine(
+    asked: str, obstacles: Sequence[str]
+) -> tuple[LearningEngine, tuple[str, ...]]:
+    """The engine of a run that learns on a GPU, and what to tell of it.
+
+    There `compiled` plays torch's own gradients from CUDA graphs. `auto` takes torch.
+
+    Args:
+        asked: `learners.engine`.
+        obstacles: What of the run cannot be recorded, in words.
+
+    Raises:
+        UsageError: Another than torch was asked for and cannot do it.
+    """
+    if asked == "torch":
+        return "torch", ()
+    if asked == "auto":
+        able = "learners.engine compiled would play CUDA graphs"
+        return "torch", (f"on a GPU auto takes torch; {'; '.join(obstacles) or able}",)
+    reasons = [*obstacles] if asked == "compiled" else ["numpy does not compute on a GPU"]
+    if reasons:
+        raise UsageError(
+            f"learners.engine {asked!r} cannot learn this run: {'; '.join(reasons)}; write 'auto'"
+            " or 'torch', or change what stands in the way"
+        )
+    return "compiled", ()
+
+
+def recording_obstacles(module: Module, kind: type[Module]) -> Iterator[str]:
+    """Yields why a module's gradients cannot be recorded, if those of `kind` can."""
+    if type(module) is not kind:
+        yield f"the module {type(module).__name__} is not the built-in {kind.__name__}"
+        return
+    spec: Any = module.spec
+    if spec.encoder is not None:
+        yield f"the encoder {name_of(spec.encoder)} is of your own"
+    if module.memory_size:
+        yield f"memory ({spec.memory})"
 
 
 def engine_can(engine: str, obstacles: Sequence[str]) -> bool:

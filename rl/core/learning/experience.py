@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -53,6 +54,16 @@ class ReplayBatch:
         now = network.features(self.observations) if states else nothing
         with torch.no_grad():
             return now, network.features(self.next_observations) if successors else nothing
+
+    def columns(self) -> list[TensorTree | None]:
+        """All tensors, in order; without the indices."""
+        columns = [getattr(self, column.name) for column in fields(self)]
+        return columns[1:]
+
+    @classmethod
+    def of(cls, columns: Sequence[Any]) -> Self:
+        """A batch of what `columns` gave, that lies nowhere."""
+        return cls(np.empty(0, np.int64), *columns)
 
     def per_draw(self, errors: Tensor) -> Tensor:
         """Errors [M] of what was drawn, from those of transitions: the same here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
@@ -18,9 +18,15 @@ from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.data.weights import Weights
 from rl.core.learning.devices import choose_device
-from rl.core.learning.engines import LearningEngine, choose_learning_engine, engine_can
+from rl.core.learning.engines import (
+    LearningEngine,
+    choose_gpu_engine,
+    choose_learning_engine,
+    engine_can,
+)
 from rl.core.learning.flat import FlatParameters
 from rl.core.learning.ranks import Ranks
+from rl.core.learning.recorded import Recorded
 from rl.core.learning.schedules import linear
 from rl.core.models.modules import Module, TensorTree
 from rl.core.models.normalizer import RewardScaler
@@ -77,13 +83,13 @@ class Learner(ABC, Generic[ConfigT]):
             if config.normalize_rewards
             else None
         )
-        asked = config.learners.engine
-        self.engine_obstacles: tuple[str, ...] = ()
-        if asked != "torch":
-            elsewhere = self.device.type != "cpu"
-            told = (f"learners.device is {self.device}",) if elsewhere else tuple(self.obstacles())
-            self.engine_obstacles = told
-        self.engine = choose_learning_engine(asked, self.engine_obstacles)
+        asked, on_cpu = config.learners.engine, self.device.type == "cpu"
+        stands_in_the_way = self.obstacles if on_cpu else self.recording_obstacles
+        told = () if asked == "torch" else tuple(stands_in_the_way())
+        if on_cpu:
+            self.engine, self.engine_obstacles = choose_learning_engine(asked, told), told
+        else:
+            self.engine, self.engine_obstacles = choose_gpu_engine(asked, told)
         self.num_updates = 0
         self.ranks = Ranks()
         self.experience: Experience | None = None
@@ -111,6 +117,10 @@ class Learner(ABC, Generic[ConfigT]):
         """Yields why only torch can learn this run; a learner with an analytic form says less."""
         yield f"{type(self).__name__} has no analytic gradient"
 
+    def recording_obstacles(self) -> Iterator[str]:
+        """Yields why gradients of this run cannot be played from CUDA graphs."""
+        yield f"{type(self).__name__} has no gradient that can be recorded"
+
     def use_engine(self, name: str) -> None:
         """Goes on with the engine a checkpoint was made with, where `auto` leaves the choice.
 
@@ -129,12 +139,18 @@ class Learner(ABC, Generic[ConfigT]):
         Who overrides it calls this, too.
         """
         for flat in self._all_parameters():
-            flat.compiled = self.engine == "compiled"
+            flat.compiled = self.by_hand and self.engine == "compiled"
 
     @property
     def by_hand(self) -> bool:
         """Whether gradients are analytic, in arrays, rather than torch's."""
-        return self.engine != "torch"
+        return self.engine != "torch" and self.device.type == "cpu"
+
+    def played(self, function: Callable[..., dict[str, Tensor]]) -> Recorded | None:
+        """What plays a function from CUDA graphs, where the engine is `compiled` on a GPU."""
+        if self.engine != "compiled" or self.by_hand:
+            return None
+        return Recorded(function, self.device)
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [T, B] to learn from: scaled where `normalize_rewards` says so, else raw."""

@@ -363,4 +363,5 @@ def test_what_learns_on_another_device_than_the_cpu_is_left_to_torch(
         patched.setattr("rl.core.learning.learner.FlatParameters", lambda *_, **__: None)
         learner = Regression(*settings)
     assert learner.engine == "torch"
-    assert learner.engine_obstacles == ("learners.device is meta",)
+    (told,) = learner.engine_obstacles
+    assert told.startswith("on a GPU auto takes torch; Regression has no gradient")
