@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 import gymnasium
 import torch
@@ -25,7 +24,9 @@ from rl.configs.sac import SACConfig
 from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
+from rl.core.data.tree import Array
 from rl.core.learning.analytic_sac import AnalyticSAC, sac_obstacles
+from rl.core.learning.compiled_sac import CompiledSAC
 from rl.core.learning.experience import Experience, ReplayBatch
 from rl.core.learning.flat import FlatParameters, become_views, frozen_copy
 from rl.core.learning.learner import Averages, Learner, Metrics
@@ -112,10 +113,10 @@ class SACLearner(Learner[SACConfig]):
         super().set_up_engine()
         if self.by_hand:
             assert isinstance(self.module, SquashedPolicy)
+            kind = CompiledSAC if self.engine == "compiled" else AnalyticSAC
             target = self.target_parameters.numpy()
-            self.analytic = AnalyticSAC(
-                self.module, self.flat, self.critics, self.others["critics"], target, self.engine
-            )
+            critics = self.critics, self.others["critics"]
+            self.analytic = kind(self.module, self.flat, *critics, target)
 
     def obstacles(self) -> Iterator[str]:
         if type(self) is SACLearner:
@@ -166,40 +167,56 @@ class SACLearner(Learner[SACConfig]):
         First the critics, then the policy by the new critics, then the temperature, then the
         target; all three losses use the temperature from before.
         """
-        config, ent_coef = self.config, self.temperature()
-        metrics: dict[str, Any]
         if self.by_hand:
-            metrics, log_prob = self.fit_by_hand(ent_coef.item())
-        else:
-            batch = self.experience.draw()
-            critic_loss, q_value = self.fit_critics(batch, ent_coef)
-            actor_loss, log_prob = self.fit_policy(batch, ent_coef)
-            metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q_value": q_value}
-        self.num_updates += 1
+            return self.step_by_hand()
+        ent_coef = self.temperature()
+        batch = self.experience.draw()
+        critic_loss, q_value = self.fit_critics(batch, ent_coef)
+        actor_loss, log_prob = self.fit_policy(batch, ent_coef)
+        metrics = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q_value": q_value}
         metrics |= {"ent_coef": ent_coef, "entropy": -log_prob}
-        if config.learns_ent_coef:
+        if self.config.learns_ent_coef:
             metrics["ent_coef_loss"] = self.fit_temperature(log_prob)
-        if self.num_updates % config.target_update_interval == 0:
-            self.target_parameters.lerp_(self.others["critics"].vector, config.tau)
-        if self.by_hand:
-            return {name: float(value) for name, value in metrics.items()}
+        self.move_target()
         return metrics
 
-    def fit_by_hand(self, ent_coef: float) -> tuple[dict[str, float], Tensor]:
-        """`fit_critics`, then `fit_policy`, by analytic gradients; returns terms, mean log pi."""
+    def step_by_hand(self) -> dict[str, float]:
+        """`step` by analytic gradients, on arrays."""
+        config, temperature = self.config, self.others.get("temperature")
+        logarithm = 0.0 if temperature is None else float(temperature.array[0])
+        ent_coef = float(self.ent_coef) if temperature is None else math.exp(logarithm)
         _, batch, weights = self.experience.draw_arrays()
         shape = len(batch.returns), self.module.action_layout.num_columns
-        terms, errors = self.analytic.critic_gradient(
-            batch, self.noise(torch.empty(shape)).numpy(), ent_coef, weights
+        metrics, errors = self.analytic.critic_gradient(
+            batch, self.noise_array(shape), ent_coef, weights
         )
         if weights is not None:
             self.experience.note_errors(torch.from_numpy(errors).abs().mean(0))
-        self.others["critics"].step_array(self.config.max_grad_norm, terms["critic_loss"])
-        terms["actor_loss"], log_prob = self.analytic.policy_gradient(
-            batch.observations, self.noise(torch.empty(shape)).numpy(), ent_coef
+        self.others["critics"].step_array(config.max_grad_norm, metrics["critic_loss"])
+        metrics["actor_loss"], log_prob = self.analytic.policy_gradient(
+            batch.observations, self.noise_array(shape), ent_coef
         )
-        self.flat.step_array(self.config.max_grad_norm, terms["actor_loss"])
-        return terms, torch.tensor(log_prob)
+        self.flat.step_array(config.max_grad_norm, metrics["actor_loss"])
+        metrics |= {"ent_coef": ent_coef, "entropy": -log_prob}
+        if temperature is not None:
+            gap = log_prob + self.target_entropy
+            temperature.gradient_array[0] = -gap
+            temperature.step_array(None)
+            metrics["ent_coef_loss"] = -logarithm * gap
+        self.move_target()
+        return metrics
+
+    def noise_array(self, shape: tuple[int, ...]) -> Array:
+        """`noise` for a gradient by hand, of this rank's rows [m, d]."""
+        if self.ranks.size > 1:
+            return self.noise(torch.empty(shape)).numpy()
+        return torch.randn(shape, generator=self.generator).numpy()
+
+    def move_target(self) -> None:
+        """Counts an update, and lets the target follow the critics where it is due."""
+        self.num_updates += 1
+        if self.num_updates % self.config.target_update_interval == 0:
+            self.target_parameters.lerp_(self.others["critics"].vector, self.config.tau)
 
     def temperature(self) -> Tensor:
         """alpha, a scalar on the device, without a gradient."""

@@ -20,7 +20,8 @@ LIBRARY = Path(__file__).with_name("kernels.so")
 """Where installing the package leaves the compiled file."""
 
 _POINTER, _INTEGER, _BYTE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char
-_KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_int, "r": ctypes.c_float}
+_KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_int}
+_KINDS |= {"r": ctypes.c_float, "d": ctypes.c_double}
 _ARGUMENTS = {
     "sources": "",
     "supported": "",
@@ -37,16 +38,23 @@ _ARGUMENTS = {
     "choose_largest": "ii pi pi r p",
     "dqn_targets": "ii pi pi pp p",
     "dqn_slopes": "ii pi pp p ppp",
+    "squashed_sample": "ii pi p dd pi ppp",
+    "soft_targets": "ipp d ppp",
+    "critic_slopes": "ipppppp",
+    "lesser_slopes": "ipp",
+    "squashed_slopes": "iip pi pp d p",
     "replay_put": "pi pppp",
     "replay_draw": "pi pp",
     "replay_take": "pip r ppppp",
 }
-"""What each takes, in order: pointers, integers of 64 bits, flags, reals; a blank means nothing."""
+"""What each takes: pointers, integers of 64 bits, flags, reals, doubles; a blank means nothing."""
 _ANSWER = {
     *("supported", "set_threads", "act", "ppo_categorical", "ppo_gaussian"),
     *("dqn_slopes", "replay_put", "replay_take"),
 }
 """Which give an int."""
+_SUMS = {"squashed_sample", "lesser_slopes"}
+"""Which give a double."""
 _STALE = "the kernels were compiled from other C files: install the package again, or make kernels"
 
 
@@ -120,6 +128,8 @@ def _load() -> ctypes.PyDLL:
         function = getattr(library, name)
         function.argtypes = tuple(_KINDS[kind] for kind in kinds.replace(" ", ""))
         function.restype = ctypes.c_int if name in _ANSWER else None
+        if name in _SUMS:
+            function.restype = ctypes.c_double
     library.sources.restype = ctypes.c_char_p
     return library
 

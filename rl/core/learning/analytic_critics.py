@@ -6,7 +6,6 @@ Shapes: M transitions of a batch, F features, d numbers of an action; 2 is the c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 
@@ -14,26 +13,7 @@ from rl.core.data.tree import Array
 from rl.core.kernels.mlp import CompiledMLP
 from rl.core.learning.analytic_mlp import ACTIVATIONS
 
-__all__ = ["AnalyticTwinCritics", "make_critics"]
-
-
-class Critics(Protocol):
-    """`TwinCritics` and its gradient, whoever computes them; see `AnalyticTwinCritics`."""
-
-    def forward(self, inputs: Array) -> Array: ...
-
-    def backward(self, gradient: Array, parameters: bool) -> Array: ...
-
-
-def make_critics(
-    engine: str,
-    parameters: Mapping[str, Array],
-    gradients: Mapping[str, Array] | None,
-    activation: str,
-) -> Critics:
-    """The critics of a learning engine, `numpy` or `compiled`, from views."""
-    kind = AnalyticTwinCritics if engine == "numpy" else _CompiledTwinCritics
-    return kind(parameters, gradients, activation)
+__all__ = ["AnalyticTwinCritics", "CompiledTwinCritics"]
 
 
 class AnalyticTwinCritics:
@@ -100,7 +80,7 @@ class AnalyticTwinCritics:
         return gradient
 
 
-class _CompiledTwinCritics:
+class CompiledTwinCritics:
     """The same on compiled passes, one critic after the other."""
 
     def __init__(
@@ -120,21 +100,21 @@ class _CompiledTwinCritics:
             for critic in range(2)
         ]
 
-    def forward(self, inputs: Array) -> Array:
-        """Values [2, M] of inputs [M, F + d]."""
-        return np.stack([critic.forward(inputs)[:, 0] for critic in self._both])
+    def forward(self, inputs: Array) -> list[Array]:
+        """Values [M] of each, of inputs [M, F + d]; valid until the next call."""
+        return [critic.forward(inputs)[:, 0] for critic in self._both]
 
-    def backward(self, gradient: Array, parameters: bool) -> Array:
+    def backward(self, gradient: Array, parameters: bool) -> list[Array]:
         """From the gradient at the values [2, M], writes that of all parameters, or leaves them.
 
         Returns:
-            Without `parameters`, the gradient at the inputs [2, M, F + d]; else nothing of use.
+            Without `parameters`, the gradient at the inputs [M, F + d] of each, valid until the
+            next call; else nothing of use.
         """
-        backs = [
+        return [
             critic.backward(own[:, None], to_inputs=not parameters, parameters=parameters)
             for critic, own in zip(self._both, gradient, strict=True)
         ]
-        return gradient if parameters else np.stack(backs)
 
 
 def _layers_of(views: Mapping[str, Array], critic: int) -> list[tuple[Array, Array]]:

@@ -1,4 +1,4 @@
-"""The gradients of SAC's losses by hand, for continuous actions: engines `numpy` and `compiled`.
+"""The gradients of SAC's losses by hand, for continuous actions: the engine `numpy`.
 
 `SACLearner.critic_loss` and `policy_loss` are the definitions; tests hold these to their gradients,
 to 1e-5. Shapes: M transitions of a batch, F features, d numbers of an action; 2 is the critics.
@@ -14,7 +14,7 @@ import numpy as np
 from rl.core.data.replay import Transitions
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import ParameterTable, Weights
-from rl.core.learning.analytic_critics import make_critics
+from rl.core.learning.analytic_critics import AnalyticTwinCritics
 from rl.core.learning.analytic_mlp import linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
@@ -39,7 +39,7 @@ def sac_obstacles(module: SquashedPolicy | CategoricalPolicy) -> Iterator[str]:
 
 
 class AnalyticSAC:
-    """Both losses of SAC with a squashed Gaussian policy."""
+    """Both losses of SAC with a squashed Gaussian policy; `CompiledSAC` has them in C."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class AnalyticSAC:
         critics: TwinCritics,
         critics_flat: FlatParameters,
         target: Array,
-        engine: str,
+        engine: str = "numpy",
     ) -> None:
         """Takes views of a learner's vectors; it computes with whatever stands there.
 
@@ -58,7 +58,7 @@ class AnalyticSAC:
             critics: Whose parameters are views of `critics_flat`.
             critics_flat: Its `gradient_array` is written.
             target: Parameters of the target critics, [P].
-            engine: Who passes through the networks, `numpy` or `compiled`.
+            engine: Who passes through the policy, `numpy` or `compiled`.
         """
         spec, table = policy.spec, policy.parameter_table()
         names = [*linear_names("torso", len(spec.hidden_sizes)), "head"]
@@ -72,8 +72,9 @@ class AnalyticSAC:
         )
         table = ParameterTable({name: tuple(p.shape) for name, p in critics.named_parameters()})
         views = table.views(critics_flat.array), table.views(critics_flat.gradient_array)
-        self._critics = make_critics(engine, *views, spec.activation)
-        self._target = make_critics(engine, table.views(target), None, spec.activation)
+        self._views = views, table.views(target), spec.activation
+        self._critics = AnalyticTwinCritics(*views, spec.activation)
+        self._target = AnalyticTwinCritics(table.views(target), None, spec.activation)
         self._middle, self._inverse = policy.bounds.middle.numpy(), policy.bounds.inverse.numpy()
         self._normalizes = spec.normalize_observations
         buffers = {name: buffer.numpy() for name, buffer in policy.named_buffers()}

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from rl.core.kernels.dqn import CompiledDQNLoss
+from rl.core.kernels.sac import CompiledSACLosses
 from rl.core.kernels.sampling import choose_largest
+from rl.core.models.distributions import squashed_sample
 from tests.by_hand import needs_kernels
 
 pytestmark = needs_kernels
@@ -72,3 +74,78 @@ def test_an_action_that_is_none_is_refused_before_memory_is_read() -> None:
     for action in (3, -1):
         with pytest.raises(IndexError, match="none of 0 to 2"):
             loss.gradient(values, np.array([0, action]), None)
+
+
+BOUNDS = (-20.0, 2.0)
+
+
+def test_squashed_actions_and_their_slopes_are_those_of_torch_far_out_too() -> None:
+    generator = np.random.default_rng()
+    losses = CompiledSACLosses(3, BOUNDS)
+    for size in (1, 50):
+        outputs = generator.normal(size=(size, 6)).astype(np.float32)
+        outputs[:, :3] *= 4  # tanh of many is 1 but for little
+        outputs[0] = 30, -30, 0, 5, -30, 0  # and of some nothing is left; two are cut
+        noise = generator.normal(size=(size, 3)).astype(np.float32)
+        drawn = np.full((size, 5), 7, np.float32)
+        mean_log_prob = losses.sample(outputs, noise, drawn[:, 2:])
+        leaf = torch.tensor(outputs, requires_grad=True)
+        means, raw = leaf.chunk(2, 1)
+        actions, log_probs = squashed_sample(means, raw.clamp(*BOUNDS), torch.tensor(noise))
+        assert (drawn[:, :2] == 7).all()
+        np.testing.assert_allclose(drawn[:, 2:], actions.detach(), rtol=1e-5, atol=1e-6)
+        assert mean_log_prob == pytest.approx(log_probs.mean().item(), rel=1e-5, abs=1e-5)
+        wide = generator.normal(size=(2, size, 4)).astype(np.float32)
+        backs = [back[:, 1:] for back in wide]
+        at_actions = torch.tensor(backs[0] + backs[1])
+        (0.3 * log_probs.mean() + (at_actions * actions).sum()).backward()
+        expected = leaf.grad
+        assert expected is not None
+        np.testing.assert_allclose(
+            losses.policy_slopes(backs, 0.3), expected, rtol=1e-4, atol=1e-5 * expected.abs().max()
+        )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_critics_of_sac_are_led_to_the_lesser_value_less_the_entropy(weighted: bool) -> None:
+    generator = np.random.default_rng()
+    losses, size = CompiledSACLosses(2, BOUNDS), 33
+    outputs, noise, actions = (
+        generator.normal(size=(size, width)).astype(np.float32) for width in (4, 2, 2)
+    )
+    losses.sample(outputs, noise, actions)
+    leaf = torch.tensor(outputs)
+    _, log_probs = squashed_sample(leaf[:, :2], leaf[:, 2:].clamp(*BOUNDS), torch.tensor(noise))
+    following, own = generator.normal(size=(2, 2, size, 3)).astype(np.float32)[..., 1]
+    returns, discounts = generator.normal(size=(2, size)).astype(np.float32)
+    weights = generator.random(size).astype(np.float32) if weighted else None
+    losses.set_targets(list(following), returns, discounts, 0.3)
+    slopes, errors, loss, q_value = losses.critic_slopes(list(own), weights)
+    values = torch.tensor(own, requires_grad=True)
+    soft = torch.tensor(following).min(0).values - 0.3 * log_probs
+    targets = torch.tensor(returns) + torch.tensor(discounts) * soft
+    squares = (values - targets).square() * (1 if weights is None else torch.tensor(weights))
+    expected = 0.5 * squares.mean(-1).sum()
+    expected.backward()
+    np.testing.assert_allclose(slopes, values.grad, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(errors, (values - targets).detach(), rtol=1e-5, atol=1e-5)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert q_value == pytest.approx(values.mean().item(), rel=1e-5, abs=1e-6)
+
+    slopes, mean = losses.lesser_slopes(list(own))
+    values.grad = None
+    lesser = values.min(0).values.mean()
+    (-lesser).backward()
+    np.testing.assert_allclose(slopes, values.grad, rtol=1e-6)
+    assert mean == pytest.approx(lesser.item(), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("critic", [0, 1])
+def test_a_critic_that_gives_no_number_leaves_no_finite_loss(critic: int) -> None:
+    losses, ones = CompiledSACLosses(1, BOUNDS), np.ones(2, np.float32)
+    values = [ones.copy(), ones.copy()]
+    values[critic][1] = np.nan
+    losses.sample(np.zeros((2, 2), np.float32), ones[:, None], np.empty((2, 1), np.float32))
+    assert np.isnan(losses.lesser_slopes(values)[1])
+    losses.set_targets(values, ones, ones, 0.1)
+    assert np.isnan(losses.critic_slopes([ones, ones], None)[2])
