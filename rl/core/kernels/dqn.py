@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rl.core.kernels.library import address, kernels
+from rl.core.kernels.library import address, close, kernels
 
 __all__ = ["CompiledDQNLoss"]
 
@@ -53,6 +53,7 @@ class CompiledDQNLoss:
         size = len(returns)
         if size != self._size:
             self._allocate(size)
+        returns, discounts = close(returns), close(discounts)
         self._targets_of(
             *(size, self._actions, address(next_values), next_values.strides[0] // 4),
             *(address(choosing), choosing.strides[0] // 4),
@@ -77,6 +78,7 @@ class CompiledDQNLoss:
             IndexError: An action is none of the k.
         """
         size, sums = self._size, _Sums()
+        actions, weights = close(actions), None if weights is None else close(weights)
         if self._slopes_of(
             *(size, self._actions, address(values), values.strides[0] // 4),
             *(address(actions), self._at_targets, None if weights is None else address(weights)),

@@ -12,9 +12,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LIBRARY", "Layer", "Pass", "address", "kernels", "kernels_obstacle"]
+__all__ = ["LIBRARY", "Layer", "Pass", "address", "close", "kernels", "kernels_obstacle"]
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 """Where installing the package leaves the compiled file."""
@@ -132,6 +133,11 @@ def _load() -> ctypes.PyDLL:
             function.restype = ctypes.c_double
     library.sources.restype = ctypes.c_char_p
     return library
+
+
+def close(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array, or a copy of it where its numbers do not lie side by side."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def address(array: npt.NDArray[Any]) -> int:

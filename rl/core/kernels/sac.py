@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rl.core.kernels.library import address, kernels
+from rl.core.kernels.library import address, close, kernels
 
 __all__ = ["CompiledSACLosses"]
 
@@ -73,7 +73,7 @@ class CompiledSACLosses:
         size = len(outputs)
         if size != self._size:
             self._allocate(size)
-        self._actions = actions
+        self._actions, noise = actions, close(noise)
         total: float = self._library.squashed_sample(
             *(size, self._width, address(outputs), outputs.strides[0] // 4, address(noise)),
             *(*self._bounds, address(actions), actions.strides[0] // 4),
@@ -85,7 +85,7 @@ class CompiledSACLosses:
         self, values: Sequence[Array], returns: Array, discounts: Array, ent_coef: float
     ) -> None:
         """Works out what the critics are compared with, from both values [M] of what was drawn."""
-        both = _both(values)
+        both, returns, discounts = _both(values), close(returns), close(discounts)
         self._library.soft_targets(
             *(self._size, ctypes.addressof(both), self._at_log_probs, ent_coef),
             *(address(returns), address(discounts), self._at_targets),
@@ -101,6 +101,7 @@ class CompiledSACLosses:
             both, and their mean value.
         """
         both, sums = _both(values), _Sums()
+        weights = None if weights is None else close(weights)
         self._library.critic_slopes(
             *(self._size, ctypes.addressof(both), self._at_targets),
             *(None if weights is None else address(weights), self._at_errors, self._at_slopes),

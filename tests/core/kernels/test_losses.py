@@ -42,9 +42,10 @@ def test_targets_and_slopes_of_dqn_are_those_of_torch(weighted: bool) -> None:
         wide = [2 * generator.normal(size=(size, 5)).astype(np.float32) for _ in range(2)]
         next_values, values = (array[:, 1:4] for array in wide)  # parts of something wider
         choosing = generator.normal(size=(size, 3)).astype(np.float32)
-        returns, discounts = generator.normal(size=(2, size)).astype(np.float32)
-        actions = generator.integers(0, 3, size)
-        weights = generator.random(size).astype(np.float32) if weighted else None
+        # Columns of tables, as a replay gives them.
+        returns, discounts, weight = generator.normal(size=(size, 3)).astype(np.float32).T
+        actions = generator.integers(0, 3, (size, 2))[:, 1]
+        weights = np.abs(weight, weight) if weighted else None
         loss.set_targets(next_values, choosing, returns, discounts)
         gradient, errors, mean, q_value = loss.gradient(values, actions, weights)
         rows = np.arange(size)
@@ -86,7 +87,7 @@ def test_squashed_actions_and_their_slopes_are_those_of_torch_far_out_too() -> N
         outputs = generator.normal(size=(size, 6)).astype(np.float32)
         outputs[:, :3] *= 4  # tanh of many is 1 but for little
         outputs[0] = 30, -30, 0, 5, -30, 0  # and of some nothing is left; two are cut
-        noise = generator.normal(size=(size, 3)).astype(np.float32)
+        noise = generator.normal(size=(size, 6)).astype(np.float32)[:, ::2]
         drawn = np.full((size, 5), 7, np.float32)
         mean_log_prob = losses.sample(outputs, noise, drawn[:, 2:])
         leaf = torch.tensor(outputs, requires_grad=True)
@@ -117,7 +118,7 @@ def test_critics_of_sac_are_led_to_the_lesser_value_less_the_entropy(weighted: b
     leaf = torch.tensor(outputs)
     _, log_probs = squashed_sample(leaf[:, :2], leaf[:, 2:].clamp(*BOUNDS), torch.tensor(noise))
     following, own = generator.normal(size=(2, 2, size, 3)).astype(np.float32)[..., 1]
-    returns, discounts = generator.normal(size=(2, size)).astype(np.float32)
+    returns, discounts = generator.normal(size=(size, 2)).astype(np.float32).T
     weights = generator.random(size).astype(np.float32) if weighted else None
     losses.set_targets(list(following), returns, discounts, 0.3)
     slopes, errors, loss, q_value = losses.critic_slopes(list(own), weights)
