@@ -18,6 +18,8 @@ __all__ = ["LONGEST_HISTORY", "LaneState", "RunnerState"]
 
 LONGEST_HISTORY = 1_000_000
 """Steps of one episode that are remembered for replay; a longer one starts afresh when restored."""
+MOST_PIECES = 64
+"""Fragments of one step would leave as many as there are steps, and every state lists them all."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ def _advanced(
     if not rollout.replayable:
         pieces = None
     if pieces is not None:
-        pieces = (*pieces, taken.copy()) if steps <= LONGEST_HISTORY else None
+        pieces = _joined((*pieces, taken.copy())) if steps <= LONGEST_HISTORY else None
     memory = None if rollout.memory is None else rollout.memory[-1, b].copy()
     return LaneState(lane.episode + len(ends), steps, pieces, observation, memory)
+
+
+def _joined(pieces: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The same actions in few pieces."""
+    return pieces if len(pieces) < MOST_PIECES else (np.concatenate(pieces),)

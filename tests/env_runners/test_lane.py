@@ -135,3 +135,22 @@ def test_the_state_of_a_lane_is_what_was_done_since_its_reset() -> None:
         assert np.array_equal(lane.actions, actions[began:, b])
         assert lane.steps == len(lane.actions)
         assert lane.episode == done[:, b].sum()
+
+
+def test_fragments_of_one_step_leave_few_pieces_of_an_episode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rl.env_runners.runner_state, "MOST_PIECES", 4)
+    runner, state, taken, longest = make_runner(Counting, 2), RunnerState(), [], 0
+    for _ in range(40):
+        rollout = runner.sample(1)
+        state = state.after(rollout)
+        taken.append(rollout.actions)
+        for b, lane in enumerate(state.lanes):
+            assert lane.pieces is not None
+            assert len(lane.pieces) < 4
+            assert lane.actions is not None
+            whole = np.concatenate(taken)[:, b]
+            assert np.array_equal(lane.actions, whole[len(whole) - lane.steps :])
+            longest = max(longest, lane.steps)
+    assert longest > 4  # they were joined

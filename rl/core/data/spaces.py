@@ -296,7 +296,7 @@ class ActionLayout:
         """
         space = self.space
         if isinstance(space, spaces.Discrete):
-            return list(actions + space.start)
+            return list(actions + space.start if space.start else actions)
         if isinstance(space, spaces.Box) and self.heads[0].kind == "gaussian":
             rows = actions.reshape(len(actions), *space.shape)  # all at once: a clip costs 5 us
             return list(rows.clip(space.low, space.high).astype(space.dtype))

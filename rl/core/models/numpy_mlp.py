@@ -169,13 +169,21 @@ class NumpyNetwork:
         self.encode = NumpyEncoder(spec)
         self.decide = NumpyLayers(layers, head, spec.activation)
         self.row_by_row = self.decide.row_by_row
+        # A copy of its own: with new weights every few steps, that is cheaper than new views.
+        self._parameters: Array | None = None
+        self._views: dict[str, Array] = {}
 
     def set_weights(self, weights: Weights) -> dict[str, Array]:
         """Acts with these from now on; returns all parameters by name, as views."""
-        views = self._table.views(weights.parameters)
         self.encode.set_weights(weights)
-        self.decide.set_weights(views)
-        return views
+        if self._parameters is None:
+            self._parameters = weights.parameters.copy()
+            self._views = self._table.views(self._parameters)
+            self.decide.set_weights(self._views)
+        else:
+            np.copyto(self._parameters, weights.parameters)
+            self.decide.changed()
+        return self._views
 
     def __call__(self, observations: Tree) -> Array:
         """What the head gives, [B, outputs]."""

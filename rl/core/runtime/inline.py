@@ -56,7 +56,7 @@ class InlineEngine(Engine):
     ) -> Future[R]:
         """Runs the task now."""
         self._check_open()
-        name = getattr(function, "__name__", repr(function))
+        name = _name_of(function)
         return _run("task", name, lambda: function(*_values(args), **_named_values(kwargs)))
 
     def put(self, value: R) -> ObjectRef[R]:
@@ -135,7 +135,7 @@ class _InlineHandle(ActorHandle[T], Generic[T]):
     ) -> Future[R]:
         if self._failed is not None:
             return _InlineFuture(None, self._failed)
-        name = getattr(method, "__name__", repr(method))
+        name = _name_of(method)
         bound = getattr(self._actor, name, None)
         if not callable(bound):
             names = [word for word in dir(self._actor) if not word.startswith("_")]
@@ -145,7 +145,7 @@ class _InlineHandle(ActorHandle[T], Generic[T]):
         future: Future[R] = _run(
             self.name, name, lambda: bound(*_values(args), **_named_values(kwargs))
         )
-        if isinstance(future.exception(), ActorDied) and _exited(future):
+        if future.exception() is not None and _exited(future):
             return self._restart(future)
         return future
 
@@ -200,10 +200,15 @@ def _run(actor: str, method: str, body: Callable[[], R]) -> Future[R]:
         return _InlineFuture(None, error)
 
 
+def _name_of(function: Callable[..., Any]) -> str:
+    name: str | None = getattr(function, "__name__", None)
+    return repr(function) if name is None else name
+
+
 def _exited(future: Future[Any]) -> bool:
     """Whether this very call ended the actor, rather than an argument of it that had failed."""
     error = future.exception()
-    return error is not None and isinstance(error.__cause__, SystemExit)
+    return isinstance(error, ActorDied) and isinstance(error.__cause__, SystemExit)
 
 
 class _FailedArgumentError(Exception):
