@@ -10,15 +10,26 @@ import ctypes
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LIBRARY", "Layer", "Pass", "address", "close", "kernels", "kernels_obstacle"]
+__all__ = [
+    "LIBRARY",
+    "Layer",
+    "Pass",
+    "address",
+    "close",
+    "kernels",
+    "kernels_obstacle",
+    "long_calls",
+]
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 """Where installing the package leaves the compiled file."""
+
+LibraryT = TypeVar("LibraryT", bound=ctypes.CDLL)
 
 _POINTER, _INTEGER, _BYTE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char
 _KINDS = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_int}
@@ -44,6 +55,8 @@ _ARGUMENTS = {
     "critic_slopes": "ipppppp",
     "lesser_slopes": "ipp",
     "squashed_slopes": "iip pi pp d p",
+    "convolve_images": "p",
+    "convolve_back": "p",
     "replay_put": "pi pppp",
     "replay_draw": "pi pp",
     "replay_take": "pip r ppppp",
@@ -51,6 +64,7 @@ _ARGUMENTS = {
 """What each takes: pointers, integers of 64 bits, flags, reals, doubles; a blank means nothing."""
 _ANSWER = {
     *("supported", "set_threads", "act", "ppo_categorical", "ppo_gaussian"),
+    *("convolve_images", "convolve_back"),
     *("dqn_slopes", "replay_put", "replay_take"),
 }
 """Which give an int."""
@@ -124,7 +138,16 @@ def _hash_of_sources() -> str:
 @functools.cache
 def _load() -> ctypes.PyDLL:
     # Calls are short: to let go of the interpreter for each would cost more than it gives.
-    library = ctypes.PyDLL(str(LIBRARY))
+    return _described(ctypes.PyDLL(str(LIBRARY)))
+
+
+@functools.cache
+def long_calls() -> ctypes.CDLL:
+    """The same functions, for calls of milliseconds: other threads of Python go on meanwhile."""
+    return _described(ctypes.CDLL(str(LIBRARY)))
+
+
+def _described(library: LibraryT) -> LibraryT:
     for name, kinds in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes = tuple(_KINDS[kind] for kind in kinds.replace(" ", ""))

@@ -51,6 +51,7 @@ def test_pixels_are_the_same_picture_in_either_layout() -> None:
 @pytest.mark.parametrize("channels", [1, 4, MOST_PLANES, MOST_PLANES + 1])
 def test_pixels_turned_by_planes_or_at_once_are_the_same_picture(channels: int) -> None:
     network, taken = NatureCNN(leaf(channels, 36, 40)), []
+    network._compiled = None  # which takes pixels as they are
     network.convolutions.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
     pixels = torch.randint(0, 256, (2, channels, 36, 40), dtype=torch.uint8)
     network(pixels)
