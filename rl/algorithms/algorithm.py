@@ -26,9 +26,9 @@ from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.devices import device_problems
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.learner_actors import LearnerActors
+from rl.core.models.actor import actor_factory
 from rl.core.models.encoder_rules import check_encoder
 from rl.core.models.policy import Policy
-from rl.core.models.torch_actor import actor_factory
 from rl.core.records.checkpoint import Checkpoint, write_checkpoint
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.episodes import EpisodeWindow
@@ -62,7 +62,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         self.runtime = make_runtime(config)
         try:
             self.learners = make_learners(self)
-            make_actor = actor_factory(self.learners.module)
+            make_actor = actor_factory(self.learners.network)
             self.env_runners = make_env_runners(self.runtime, config, make_actor, self.spaces)
             self.publish_weights()
         except BaseException:
@@ -243,7 +243,7 @@ class Algorithm(ABC, Generic[ConfigT]):
     @property
     def policy(self) -> Policy:
         """A copy of what acts now; later training does not change it."""
-        return Policy(self.learners.module, self.config.seed)
+        return Policy(self.learners.network, self.config.seed)
 
     def close(self, patience: float = CLOSE_S) -> None:
         """Closes environments, waiting so many seconds for them, and ends every actor."""
@@ -276,7 +276,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         files, meta = snapshot.files_of(
             self.config,
             self._config_text,
-            self.learners.module,
+            self.learners.network,
             self.learners.get_state(),
             self._memory.files(self.learners),
             self.env_runners.states,

@@ -110,7 +110,7 @@ class DQNLearner(Learner[DQNConfig]):
         if type(self) is not DQNLearner:
             yield f"{type(self).__name__} may have another loss than DQNLearner"
             return
-        yield from recording_obstacles(self.module, QNetwork)
+        yield from recording_obstacles(self.network)
         if self.config.noisy:
             yield "noisy layers"
 

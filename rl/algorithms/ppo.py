@@ -14,26 +14,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from rl.algorithms.algorithm import Algorithm
 from rl.configs.ppo import PPOConfig
-from rl.core.data.batch import TensorBatch
+from rl.core.data.batch import TensorBatch, on_host
 from rl.core.data.returns import explained_variance, generalized_advantages, successor_values
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Tree, first_leaf, tree_map
-from rl.core.learning.analytic_ppo import AnalyticPPO, PPOArrays, ppo_obstacles
+from rl.core.lazy import LazyModule, torch
+from rl.core.learning.analytic_ppo import AnalyticPPO, PPOArrays, ScoredSteps, ppo_obstacles
 from rl.core.learning.engines import recording_obstacles
 from rl.core.learning.learner import Averages, Learner, Metrics
-from rl.core.learning.recurrent import RecurrentSteps
 from rl.core.learning.schedules import linear
-from rl.core.models.memory import Packed
-from rl.core.models.modules import ActorCritic, TensorTree
+from rl.core.models.plain import PlainNetwork, plain_obstacles
 from rl.core.models.spec import NetworkSpec
+from rl.core.seeding import random_generator
+
+if TYPE_CHECKING:  # who learns a plain MLP with analytic gradients imports none of these
+    from torch import Tensor
+
+    from rl.core.learning import recurrent as sequences
+    from rl.core.models import modules
+    from rl.core.models.memory import Packed
+    from rl.core.models.modules import TensorTree
+else:
+    sequences = LazyModule("rl.core.learning.recurrent")
+    modules = LazyModule("rl.core.models.modules")
 
 __all__ = [
     "PPO",
@@ -88,54 +98,46 @@ class PPOLearner(Learner[PPOConfig]):
     def __init__(self, config: PPOConfig, spaces: Spaces, num_environments: int) -> None:
         self.adam_epsilon = config.adam_epsilon
         super().__init__(config, spaces, num_environments)
-        self.kl_coef = torch.tensor(config.kl_coef, dtype=torch.float64)
+        self.kl_coef = np.array(config.kl_coef)  # [], float64
         self.set_up_engine()
 
     def set_up_engine(self) -> None:
         super().set_up_engine()
         self.recorded = self.played(self._score)
         if self.by_hand:
-            self.analytic = AnalyticPPO(self.config, self.module, self.flat, self.engine)
+            assert isinstance(self.network, PlainNetwork)
+            self.analytic = AnalyticPPO(self.config, self.network, self.flat, self.engine)
+
+    @classmethod
+    def make_network(cls, config: PPOConfig, spaces: Spaces) -> PlainNetwork | modules.Module:
+        spec = NetworkSpec.of(config, spaces)
+        if cls.make_module is not PPOLearner.make_module or any(plain_obstacles(spec)):
+            return super().make_network(config, spaces)
+        return PlainNetwork("actor_critic", spec, random_generator(config.seed, "module"))
 
     @staticmethod
-    def make_module(config: PPOConfig, spaces: Spaces) -> ActorCritic:
-        return ActorCritic(
-            NetworkSpec(
-                spaces.observation,
-                spaces.action,
-                config.hidden_sizes,
-                config.activation,
-                config.normalize_observations,
-                config.image_encoder,
-                shared_torso=config.shared_torso,
-                orthogonal_init=config.orthogonal_init,
-                log_std_init=config.log_std_init,
-                memory=config.memory,
-                memory_size=config.memory_size,
-                encoder=config.encoder,
-                encoder_kwargs=config.encoder_kwargs,
-            )
-        )
+    def make_module(config: PPOConfig, spaces: Spaces) -> modules.ActorCritic:
+        return modules.ActorCritic(NetworkSpec.of(config, spaces))
 
-    module: ActorCritic
+    module: modules.ActorCritic
     analytic: AnalyticPPO
     """There with analytic gradients alone."""
-    recurrent: RecurrentSteps
+    recurrent: sequences.RecurrentSteps
     """Of the steps that `prepare` scored last; there with memory alone."""
 
     def obstacles(self) -> Iterator[str]:
         if type(self) is PPOLearner:
-            yield from ppo_obstacles(self.module)
+            yield from ppo_obstacles(self.network)
         else:
             yield f"{type(self).__name__} may have another loss than PPOLearner"
 
     def recording_obstacles(self) -> Iterator[str]:
         if type(self) is PPOLearner:
-            yield from recording_obstacles(self.module, ActorCritic)
+            yield from recording_obstacles(self.network)
         else:
             yield f"{type(self).__name__} may have another loss than PPOLearner"
 
-    def extra_state(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Any]:
         return super().extra_state() | {"kl_coef": self.kl_coef}
 
     def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
@@ -145,8 +147,6 @@ class PPOLearner(Learner[PPOConfig]):
             config.clip_range, config.clip_range_final, env_steps, config.total_steps
         )
         batch = self.prepare(Rollout.concatenate(rollouts))
-        if self.by_hand:
-            self.analytic.load(batch)
         averages = Averages(self.ranks)
         stop = False
         for _ in range(config.num_epochs):
@@ -162,24 +162,25 @@ class PPOLearner(Learner[PPOConfig]):
         metrics = {f"train/{name}": value for name, value in averages.result().items()}
         if config.kl_target is not None and metrics:
             kl = metrics["train/approx_kl"]
-            self.kl_coef.fill_(adapted_kl_coef(float(self.kl_coef), kl, config.kl_target))
+            self.kl_coef.fill(adapted_kl_coef(float(self.kl_coef), kl, config.kl_target))
         self.observe(batch.observations)
         return metrics | self._report(batch, learning_rate, clip_range)
 
-    def minibatches(self, batch: PPOBatch) -> Iterator[PPOBatch] | Iterator[PPOArrays]:
+    def minibatches(self, batch: PPOBatch | ScoredSteps) -> Iterator[PPOBatch | PPOArrays]:
         """This rank's rows of each minibatch of an epoch, in random order.
 
         Advantages are normalised over the whole minibatch, as if one learner had it all.
         """
         size = self.config.minibatch_size
-        if self.module.memory_size:
+        if isinstance(batch, ScoredSteps):
+            order = self.numbers.permutation(len(batch.values))
+            yield from self.analytic.minibatches(order, size, self.ranks)
+            return
+        if self.network.memory_size:
             yield from self._sequence_minibatches(batch, size // self.config.sequence_length)
             return
-        if self.by_hand:
-            order = torch.randperm(len(batch), generator=self.generator)
-            yield from self.analytic.minibatches(order.numpy(), size, self.ranks)
-            return
-        for minibatch in batch.shuffled(self.generator).minibatches(size):
+        order = self.numbers.permutation(len(batch))
+        for minibatch in batch.take(self.tensor(order)).minibatches(size):
             own = self.ranks.part(len(minibatch))
             if not self.config.normalize_advantages:
                 yield minibatch.part(own)
@@ -213,25 +214,33 @@ class PPOLearner(Learner[PPOConfig]):
 
     def moved(self, terms: Mapping[str, Tensor | float]) -> float:
         """How far the policy is from the one that sampled, over the whole minibatch."""
-        return float(self.ranks.average_(torch.as_tensor(terms["approx_kl"]).detach().clone()))
+        return float(self.ranks.average_(np.array(float(terms["approx_kl"]), np.float32)))
 
-    def _report(self, batch: PPOBatch, learning_rate: float, clip_range: float) -> Metrics:
+    def _report(
+        self, batch: PPOBatch | ScoredSteps, learning_rate: float, clip_range: float
+    ) -> Metrics:
         metrics = {
             "train/learning_rate": learning_rate,
             "train/clip_range": clip_range,
-            "train/explained_variance": float(
-                explained_variance(batch.values, batch.value_targets)
+            "train/explained_variance": explained_variance(
+                *map(on_host, (batch.values, batch.value_targets))
             ),
         }
-        if self.module.log_std is not None:
-            metrics["train/std"] = float(self.module.log_std.detach().exp().mean())
+        if self.network.action_layout.num_gaussian:
+            metrics["train/std"] = float(np.exp(self.network.state_arrays()["log_std"]).mean())
         if self.config.kl_coef > 0:
             metrics["train/kl_coef"] = float(self.kl_coef)
         return metrics
 
-    @torch.no_grad()
-    def prepare(self, rollout: Rollout) -> PPOBatch:
+    def prepare(self, rollout: Rollout) -> PPOBatch | ScoredSteps:
         """Scores every step of the rollout [T, B], then lays the steps side by side [N]."""
+        rewards = self.reward_arrays(rollout)
+        if self.by_hand:
+            return self.analytic.score(rollout, rewards)
+        with torch.no_grad():
+            return self._prepare(rollout, self.tensor(rewards))
+
+    def _prepare(self, rollout: Rollout, rewards: Tensor) -> PPOBatch:
         observations = self.tensors(rollout.observations)
         actions = self.tensor(rollout.actions)
         log_probs = self.tensor(rollout.extras["log_prob"])
@@ -240,9 +249,11 @@ class PPOLearner(Learner[PPOConfig]):
 
         if not self.module.memory_size:
             values = self._values_of_rows(rollout)
-            final_values = self._values(rollout.final_observations, 1)
+            final_values = self._in_pieces(self.module.value, rollout.final_observations)
         else:
-            self.recurrent = RecurrentSteps(rollout, self.config.sequence_length, self.device)
+            self.recurrent = sequences.RecurrentSteps(
+                rollout, self.config.sequence_length, self.device
+            )
             features, finals = (
                 self._in_pieces(self.module.encoder, rows)
                 for rows in (rollout.observations, rollout.final_observations)
@@ -251,7 +262,7 @@ class PPOLearner(Learner[PPOConfig]):
         next_values = successor_values(values, final_values, self.tensor(rollout.final_steps))
         values = values[:-1]
         advantages = generalized_advantages(
-            self.rewards(rollout),
+            rewards,
             values,
             next_values,
             terminated,
@@ -277,16 +288,10 @@ class PPOLearner(Learner[PPOConfig]):
         """V of every observation of a rollout, [T + 1, B]."""
         told = rollout.extras.get("value")
         if told is None or self.config.env_runners.overlap:  # there they lag behind these weights
-            return self._values(rollout.observations, 2)
+            return self._in_pieces(self.module.value, rollout.observations)
         # The policy that acted saw their features anyway; it had these weights.
-        last = self._values(tree_map(lambda o: o[-1:], rollout.observations), 2)
+        last = self._in_pieces(self.module.value, tree_map(lambda o: o[-1:], rollout.observations))
         return torch.cat((self.tensor(told), last))
-
-    def _values(self, rows: Tree, leading: int) -> Tensor:
-        """V of observations [..., *obs] with so many leading axes, a few rows at a time."""
-        if self.by_hand:
-            return torch.from_numpy(self.analytic.values(rows, leading))
-        return self._in_pieces(self.module.value, rows)
 
     def _in_pieces(self, function: Callable[[TensorTree], Tensor], rows: Tree) -> Tensor:
         """A function of observations [..., *obs], a few rows at a time."""

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,12 +28,15 @@ from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
 from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_group import LearnerGroup
-from rl.core.models.modules import Module
+from rl.core.models.plain import PlainNetwork
 from rl.core.models.policy import policy_files
 from rl.core.records.checkpoint import Checkpoint, Content, read_checkpoint
 from rl.core.records.checkpoint_store import CheckpointStore
 from rl.core.records.frozen import Frozen
 from rl.env_runners.runner_state import LaneState, RunnerState
+
+if TYPE_CHECKING:
+    from rl.core.models.modules import Module
 
 __all__ = [
     "MALFORMED",
@@ -82,7 +85,7 @@ def portable(config: ConfigT) -> ConfigT:
 def files_of(
     config: AlgorithmConfig,
     config_text: bytes,
-    module: Module,
+    network: PlainNetwork | Module,
     learner: Mapping[str, Array],
     memory: Mapping[str, Content],
     runners: Sequence[RunnerState],
@@ -100,7 +103,7 @@ def files_of(
         "runners.safetensors": arrays,
     }
     files |= memory
-    files |= {f"policy/{name}": content for name, content in policy_files(module).items()}
+    files |= {f"policy/{name}": content for name, content in policy_files(network).items()}
     forgotten = [
         f"runner {runner}, environment {b}"
         for runner, state in enumerate(runners)

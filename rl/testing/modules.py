@@ -16,10 +16,10 @@ from rl.core.data.masks import has_choice
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, first_leaf, tree_map
 from rl.core.data.weights import Weights
-from rl.core.models.actor import draw_noise
+from rl.core.models.actor import actor_factory, draw_noise
 from rl.core.models.encoder_rules import encoder_problems
 from rl.core.models.modules import Module
-from rl.core.models.torch_actor import TorchActor, actor_factory
+from rl.core.models.torch_actor import TorchActor
 
 __all__ = ["check_module"]
 

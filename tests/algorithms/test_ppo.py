@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl.algorithms.ppo import PPO, PPOConfig, PPOLearner
+from rl.algorithms.ppo import PPO, PPOBatch, PPOConfig, PPOLearner
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.env_runners.environments import describe_env
@@ -39,11 +39,12 @@ def _learner_of(ppo: PPO) -> PPOLearner:
     ],
 )
 def test_ratios_are_one_before_the_first_step_of_an_update(settings: dict[str, Any]) -> None:
-    with PPO(PPOConfig(**QUICK | settings)) as ppo:
+    with PPO(PPOConfig(**QUICK | settings).with_learners(engine="torch")) as ppo:
         for _ in range(3):
             ppo.train()
         learner = _learner_of(ppo)
         batch = learner.prepare(Rollout.concatenate(ppo.sample(32)))
+        assert isinstance(batch, PPOBatch)
         policy, _ = learner.module(batch.observations)
         ratio = (policy.log_prob(batch.actions) - batch.log_probs).exp()
         assert torch.allclose(ratio, torch.ones_like(ratio), atol=1e-4)
@@ -159,9 +160,10 @@ def test_a_target_divergence_ends_the_update_early() -> None:
         assert bound.train().metrics["train/n_updates"] < free.train().metrics["train/n_updates"]
 
 
-def test_rows_that_are_no_steps_change_nothing() -> None:
+@pytest.mark.parametrize("engine", ["torch", "numpy"])
+def test_rows_that_are_no_steps_change_nothing(engine: str) -> None:
     """A dummy row, as next-step autoreset makes them, must not reach loss or statistics."""
-    config = PPOConfig(**QUICK, normalize_rewards=True)
+    config = PPOConfig(**QUICK, normalize_rewards=True).with_learners(engine=engine)  # type: ignore[arg-type]
     spaces: Spaces = describe_env(config)
     with PPO(config) as ppo:
         rollout = _all_end(ppo.sample(8)[0], after=3)
@@ -169,12 +171,12 @@ def test_rows_that_are_no_steps_change_nothing() -> None:
     masked = _with_dummy_row(rollout, after=3)
     other = PPOLearner(config, spaces, 4)
     plain, dummy = learner.prepare(rollout), other.prepare(masked)
-    assert len(dummy) == len(plain) == rollout.num_steps == masked.num_steps
+    assert len(dummy.values) == len(plain.values) == rollout.num_steps == masked.num_steps
     rows = [row for row in range(9 * 4) if row // 4 != 4]
     assert masked.valid is not None
     assert np.flatnonzero(masked.valid.ravel()).tolist() == rows
     for name in ("actions", "log_probs", "advantages", "value_targets"):
-        assert torch.allclose(getattr(plain, name), getattr(dummy, name), atol=1e-5), name
+        assert np.allclose(getattr(plain, name), getattr(dummy, name), atol=1e-5), name
 
 
 def _all_end(rollout: Rollout, after: int) -> Rollout:

@@ -10,10 +10,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rl.algorithms.ppo import PPO, PPOBatch, PPOConfig, PPOLearner
+from rl.core.data.batch import on_host
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, tree_map
-from rl.core.learning.analytic_ppo import PPOArrays
+from rl.core.learning.analytic_ppo import PPOArrays, ScoredSteps
 from rl.core.learning.ranks import Ranks
 from rl.core.models.actor import draw_noise
 from rl.errors import Diverged, UsageError
@@ -106,15 +107,20 @@ def batch_of(learner: PPOLearner, generator: np.random.Generator) -> PPOBatch:
     )
 
 
+def steps_of(batch: PPOBatch) -> ScoredSteps:
+    return ScoredSteps(
+        *(tree_map(on_host, getattr(batch, column)) for column in ScoredSteps._fields)
+    )
+
+
 def pairs(learner: PPOLearner, batch: PPOBatch) -> Iterator[tuple[PPOBatch, PPOArrays]]:
     """The same minibatches, as torch and as numpy take them."""
-    learner.analytic.load(batch)
-    state = learner.generator.get_state()
-    arrays = list(learner.minibatches(batch))
-    learner.generator.set_state(state)
-    engine, learner.engine = learner.engine, "torch"
+    steps = steps_of(batch)
+    learner.analytic.load(steps)
+    state = learner.numbers.get_state()
+    arrays = list(learner.minibatches(steps))
+    learner.numbers.set_state(state)
     tensors = list(learner.minibatches(batch))
-    learner.engine = engine
     assert len(tensors) == len(arrays) == 3
     for tensor, array in zip(tensors, arrays, strict=True):
         assert isinstance(tensor, PPOBatch)
@@ -195,7 +201,7 @@ def test_steps_are_scored_as_torch_scores_them(width: int, engine: str) -> None:
     found, expected = ours.prepare(rollout), theirs.prepare(rollout)
     for name in ("values", "advantages", "value_targets"):
         torch.testing.assert_close(
-            getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5
+            torch.as_tensor(getattr(found, name)), getattr(expected, name), rtol=1e-5, atol=1e-5
         )
 
 
@@ -207,7 +213,7 @@ class Half(Ranks):
 
 def test_a_rank_takes_its_rows_of_minibatches_normalised_whole() -> None:
     learner = learner_of()
-    learner.analytic.load(batch_of(learner, np.random.default_rng(0)))
+    learner.analytic.load(steps_of(batch_of(learner, np.random.default_rng(0))))
     order = np.random.default_rng(1).permutation(N)
     whole = list(learner.analytic.minibatches(order, M, Ranks()))
     parts = list(learner.analytic.minibatches(order, M, Half()))
@@ -253,6 +259,20 @@ def trained(engine: str, **settings: Any) -> Array:
     with PPO(config.with_env_runners(envs_per_runner=2)) as algorithm:
         algorithm.learn()
         return algorithm.learners.get_weights().parameters
+
+
+def test_all_engines_begin_with_the_same_weights_and_take_the_same_minibatches() -> None:
+    made = [learner_at_start(engine) for engine in ("torch", "numpy", FASTEST)]
+    for other in made[1:]:
+        assert made[0].flat.array.any()
+        for name, array in made[0].get_state().items():
+            assert np.array_equal(array, other.get_state()[name]), name
+    assert not np.array_equal(made[0].flat.array, learner_at_start("torch", seed=4).flat.array)
+
+
+def learner_at_start(engine: str, seed: int = 3) -> PPOLearner:
+    config = PPOConfig(seed=seed).with_learners(engine=engine)  # type: ignore[arg-type]
+    return PPOLearner(config, Spaces(VECTOR, ACTIONS["box"]), 1)
 
 
 @pytest.mark.parametrize("engine", BY_HAND)

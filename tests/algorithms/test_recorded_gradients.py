@@ -53,7 +53,7 @@ def played_ppo(learner: Any) -> None:
             for name, value in expected.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-7)
             learner.descend()
-        learner.kl_coef.mul_(1.5)
+        learner.kl_coef *= 1.5
 
 
 DQN: dict[str, dict[str, Any]] = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from rl.algorithms.registry import algorithm_names
+from tests.by_hand import BY_HAND
 
 TRAIN = """
 import sys
@@ -36,3 +38,52 @@ def test_learning_imports_no_compiler(name: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+WHOLE = """
+import sys
+from rl.cli.main import rl_main
+
+where, algo, env, *settings = sys.argv[1:]
+first = ["--algo", algo, "--env", env, "--total-steps", "300", "--run-dir", f"{where}/run"]
+first += ["--checkpoints.interval", "128", "--evaluation.num-episodes", "1", *settings]
+for arguments in (
+    ["train", *first],
+    ["train", "--resume", f"{where}/run", "--total-steps", "900"],
+    ["evaluate", f"{where}/run", "--episodes", "1"],
+):
+    assert rl_main(arguments) == 0, arguments
+assert "numpy" in sys.modules
+print("torch" in sys.modules)
+"""
+
+
+def imports_torch(tmp_path: Path, *arguments: str) -> bool:
+    """Whether a run does that is trained, resumed and evaluated."""
+    command = [sys.executable, "-c", WHOLE, str(tmp_path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {"True": True, "False": False}[done.stdout.splitlines()[-1]]
+
+
+@pytest.mark.parametrize("engine", BY_HAND)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["--normalize-observations", "--normalize-rewards", "--target-kl", "1", "--shared-torso"],
+        ["--env-runners.num", "2", "--env-runners.envs-per-runner", "4"],
+    ],
+    ids=["plain", "settings", "processes"],
+)
+def test_a_run_of_plain_networks_never_imports_torch(
+    tmp_path: Path, engine: str, settings: list[str]
+) -> None:
+    """It takes longer than everything else before the first step."""
+    arguments = "ppo", "CartPole-v1", "--learners.engine", engine, *settings
+    assert not imports_torch(tmp_path, *arguments)
+
+
+def test_what_needs_torch_imports_it(tmp_path: Path) -> None:
+    """Else the test above would say nothing."""
+    assert imports_torch(tmp_path, "ppo", "CartPole-v1", "--learners.engine", "torch")

@@ -12,10 +12,9 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import ActionLayout
 from rl.core.data.tree import Array, tree_map
 from rl.core.data.weights import Weights
-from rl.core.models.actor import draw_noise
+from rl.core.models.actor import actor_factory, draw_noise
 from rl.core.models.modules import ActorCritic
 from rl.core.models.spec import NetworkSpec
-from rl.core.models.torch_actor import actor_factory
 from rl.core.seeding import NoiseStream, episode_seed
 from rl.env_runners.env_runner import EnvRunner, MakeEnvironment, OutOfStep
 from rl.env_runners.runner_state import RunnerState

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from rl.core.data.tree import Array, first_leaf, tree_map
+from rl.core.lazy import torch
 
-__all__ = ["TensorBatch", "to_tensor"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["TensorBatch", "on_host", "to_tensor"]
 
 
 SMALLEST_PINNED = 1 << 16
@@ -42,6 +45,11 @@ def _copied_beside(tensor: Tensor, device: torch.device) -> Tensor:
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def on_host(values: Array | Tensor) -> Array:
+    """An array, or a tensor as one; it may share memory."""
+    return values if isinstance(values, np.ndarray) else values.numpy(force=True)
 
 
 @dataclass(frozen=True)

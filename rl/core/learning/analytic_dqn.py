@@ -30,7 +30,7 @@ ONE = np.float32(1)
 
 def dqn_obstacles(config: DQNConfig, module: QNetwork) -> Iterator[str]:
     """Yields what of a run has no form here."""
-    yield from network_obstacles(module, QNetwork)
+    yield from network_obstacles(module)
     if config.memory is not None:
         yield f"memory ({config.memory})"
     if config.distributional:

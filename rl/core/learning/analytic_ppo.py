@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rl.configs.ppo import PPOConfig
+from rl.core.data.returns import generalized_advantages, successor_values
+from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
 from rl.core.kernels.ppo import CompiledPPOLoss, PPOSums, PPOWeights, normalize
@@ -23,40 +23,39 @@ from rl.core.learning.analytic_mlp import linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
 from rl.core.learning.ranks import Ranks
-from rl.core.models.modules import ActorCritic, TensorTree
 from rl.core.models.numpy_encoder import NumpyEncoder
+from rl.core.models.plain import PlainNetwork
+from rl.core.models.spec import NetworkSpec
 
-__all__ = ["AnalyticPPO", "PPOArrays", "ppo_obstacles"]
+if TYPE_CHECKING:
+    from rl.core.models.modules import Module
+
+__all__ = ["AnalyticPPO", "PPOArrays", "ScoredSteps", "ppo_obstacles"]
 
 VALUE_ROWS = 1024
 """Rows valued at once, so that the arrays of a long rollout stay small."""
 ONE = np.float32(1)
 
 
-def ppo_obstacles(module: ActorCritic) -> Iterator[str]:
+def ppo_obstacles(network: PlainNetwork | Module) -> Iterator[str]:
     """Yields what of a run has no form here."""
-    yield from network_obstacles(module, ActorCritic)
-    if module.observation_layout.mask is not None:
+    yield from network_obstacles(network)
+    if network.observation_layout.mask is not None:
         yield "action masks"
-    if module.memory_size:
-        yield f"memory ({module.spec.memory})"
+    if network.memory_size:
+        spec: Any = network.spec
+        yield f"memory ({spec.memory})"
 
 
-class ScoredSteps(Protocol):
-    """What `PPOBatch` is: N scored steps as tensors."""
+class ScoredSteps(NamedTuple):
+    """What `PPOBatch` is, in arrays: N scored steps, side by side."""
 
-    @property
-    def observations(self) -> TensorTree: ...
-    @property
-    def actions(self) -> Tensor: ...
-    @property
-    def log_probs(self) -> Tensor: ...
-    @property
-    def advantages(self) -> Tensor: ...
-    @property
-    def value_targets(self) -> Tensor: ...
-    @property
-    def values(self) -> Tensor: ...
+    observations: Tree  # [N, *obs]
+    actions: Array  # [N, *act]
+    log_probs: Array  # [N] under the policy that sampled
+    advantages: Array  # [N]
+    value_targets: Array  # [N]
+    values: Array  # [N] before the update
 
 
 class PPOArrays(NamedTuple):
@@ -81,18 +80,19 @@ class AnalyticPPO:
     """Values, minibatches and the gradient of the clipped objective."""
 
     def __init__(
-        self, config: PPOConfig, module: ActorCritic, flat: FlatParameters, engine: str
+        self, config: PPOConfig, network: PlainNetwork, flat: FlatParameters, engine: str
     ) -> None:
         """Takes views of a learner's vectors; it computes with whatever stands there.
 
         Args:
             config: Settings of the run.
-            module: Whose parameters are views of `flat`.
+            network: Whose parameters are those of `flat`.
             flat: Its `gradient_array` is written.
             engine: Who passes through the networks, `numpy` or `compiled`.
         """
-        self._config, spec = config, module.spec
-        table = module.parameter_table()
+        self._config, spec = config, network.spec
+        assert isinstance(spec, NetworkSpec)
+        table = network.parameter_table()
         parameters, gradients = table.views(flat.array), table.views(flat.gradient_array)
         views = parameters, gradients, spec.activation
         depth = len(spec.hidden_sizes)
@@ -104,14 +104,13 @@ class AnalyticPPO:
         self._policy = make_mlp(engine, [*policy, "policy_head"], *views, head=True)
         self._value = make_mlp(engine, [*value, "value_head"], *views, head=True)
         self._distribution = AnalyticDistribution(
-            module.action_layout, parameters.get("log_std"), gradients.get("log_std")
+            network.action_layout, parameters.get("log_std"), gradients.get("log_std")
         )
         self._compiled = (
-            _compiled_loss(module, parameters, gradients) if engine == "compiled" else None
+            _compiled_loss(network, parameters, gradients) if engine == "compiled" else None
         )
         self._normalize = normalize if engine == "compiled" else normalize_array
-        buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
-        self._live = Weights(0, flat.array, buffers)
+        self._live = Weights(0, flat.array, network.buffers)
         self._encode = NumpyEncoder(spec)
 
     def values(self, rows: Tree, leading: int) -> Array:
@@ -131,14 +130,45 @@ class AnalyticPPO:
         self._encode.set_weights(self._live)
         return self._encode(observations)
 
-    def load(self, batch: ScoredSteps) -> None:
+    def score(self, rollout: Rollout, rewards: Array) -> ScoredSteps:
+        """`PPOLearner.prepare` in arrays; `minibatches` draws from these from now on.
+
+        Args:
+            rollout: Of T steps of B environments.
+            rewards: [T, B], as they are learnt from.
+        """
+        config = self._config
+        values = self.values(rollout.observations, 2)
+        final_values = self.values(rollout.final_observations, 1)
+        next_values = successor_values(values, final_values, rollout.final_steps)
+        values = values[:-1]
+        advantages = generalized_advantages(
+            rewards,
+            values,
+            next_values,
+            rollout.terminated,
+            rollout.terminated | rollout.truncated,
+            config.gamma,
+            config.gae_lambda,
+        )
+
+        def rows(steps: Array) -> Array:
+            flat = steps.reshape(-1, *steps.shape[2:])
+            return flat if rollout.valid is None else flat[rollout.valid.reshape(-1)]
+
+        columns = advantages, advantages + values, values
+        steps = ScoredSteps(
+            tree_map(lambda o: rows(o[:-1]), rollout.observations),
+            *map(rows, (rollout.actions, rollout.extras["log_prob"], *columns)),
+        )
+        self.load(steps)
+        return steps
+
+    def load(self, steps: ScoredSteps) -> None:
         """Takes the N steps of an iteration, from which `minibatches` draws."""
+        columns = steps.log_probs, steps.advantages, steps.value_targets, steps.values
         self._steps = PPOArrays(
-            self._features(tree_map(lambda o: o.numpy(), batch.observations)),
-            batch.actions.numpy(),
-            torch.stack(
-                (batch.log_probs, batch.advantages, batch.value_targets, batch.values)
-            ).numpy(),
+            self._features(steps.observations), steps.actions, np.stack(columns)
         )
 
     def minibatches(self, order: Array, size: int, ranks: Ranks) -> Iterator[PPOArrays]:
@@ -263,10 +293,10 @@ def _sum(values: Array) -> float:
 
 
 def _compiled_loss(
-    module: ActorCritic, parameters: Mapping[str, Array], gradients: Mapping[str, Array]
+    network: PlainNetwork, parameters: Mapping[str, Array], gradients: Mapping[str, Array]
 ) -> CompiledPPOLoss | None:
     """The loss in one call, for one category or normals; several parts at once have none."""
-    layout = module.action_layout
+    layout = network.action_layout
     if len(layout.heads) > 1:
         return None
     if layout.heads[0].kind == "gaussian":

@@ -35,7 +35,7 @@ def sac_obstacles(module: SquashedPolicy | CategoricalPolicy) -> Iterator[str]:
     if isinstance(module, CategoricalPolicy):
         yield "discrete actions of SAC"
     else:
-        yield from network_obstacles(module, SquashedPolicy)
+        yield from network_obstacles(module)
 
 
 class AnalyticSAC:

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rl.configs.algorithm_config import AlgorithmConfig, LearnersConfig
+from rl.core.lazy import torch
 from rl.errors import Problem, UsageError
 
-__all__ = ["choose_device", "device_problems", "devices_of_ranks"]
+if TYPE_CHECKING:
+    from torch import device as Device
+
+__all__ = ["choose_device", "device_problems", "devices_of_ranks", "means_cpu"]
 
 
-def choose_device(name: str) -> torch.device:
+def means_cpu(name: str) -> bool:
+    """Whether `learners.device` comes to the CPU here; torch is asked only if there may be a GPU.
+
+    Raises:
+        UsageError: A GPU was asked for that is not there.
+    """
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return True
+    return choose_device(name).type == "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Whether torch could find one: not on Linux without a driver of NVIDIA's or AMD's."""
+    if sys.platform != "linux" or Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def choose_device(name: str) -> Device:
     """The device of `learners.device`; `auto` is cuda where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

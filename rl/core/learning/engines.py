@@ -9,13 +9,16 @@ kernels cannot be had, `torch` elsewhere; what stood in the way is told.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rl.configs.references import name_of
 from rl.core.kernels.library import kernels_obstacle
 from rl.core.learning.analytic_mlp import ACTIVATIONS
-from rl.core.models.modules import Module
+from rl.core.models.plain import PlainNetwork
 from rl.errors import UsageError
+
+if TYPE_CHECKING:
+    from rl.core.models.modules import Module
 
 __all__ = [
     "LearningEngine",
@@ -83,15 +86,12 @@ def choose_gpu_engine(
     return "compiled", ()
 
 
-def recording_obstacles(module: Module, kind: type[Module]) -> Iterator[str]:
-    """Yields why a module's gradients cannot be recorded, if those of `kind` can."""
-    if type(module) is not kind:
-        yield f"the module {type(module).__name__} is not the built-in {kind.__name__}"
-        return
-    spec: Any = module.spec
+def recording_obstacles(network: PlainNetwork | Module) -> Iterator[str]:
+    """Yields why the gradients of a built-in network cannot be recorded."""
+    spec: Any = network.spec
     if spec.encoder is not None:
         yield f"the encoder {name_of(spec.encoder)} is of your own"
-    if module.memory_size:
+    if network.memory_size:
         yield f"memory ({spec.memory})"
 
 
@@ -102,15 +102,12 @@ def engine_can(engine: str, obstacles: Sequence[str]) -> bool:
     return not obstacles and (engine == "numpy" or kernels_obstacle() is None)
 
 
-def network_obstacles(module: Module, kind: type[Module]) -> Iterator[str]:
-    """Yields why a module has no analytic gradient, if the one of `kind` does for plain MLPs."""
-    if type(module) is not kind:
-        yield f"the module {type(module).__name__} is not the built-in {kind.__name__}"
-        return
-    spec: Any = module.spec
+def network_obstacles(network: PlainNetwork | Module) -> Iterator[str]:
+    """Yields why a built-in network has no analytic gradient, if those of plain MLPs do."""
+    spec: Any = network.spec
     if spec.encoder is not None:
         yield f"the encoder {name_of(spec.encoder)} is of your own"
-    if module.observation_layout.has_images:
+    if network.observation_layout.has_images:
         yield "images need convolutions"
     if spec.activation not in ACTIVATIONS:
         yield f"activation {spec.activation!r} is not one of {', '.join(ACTIVATIONS)}"

@@ -85,7 +85,7 @@ class Experience:
             UsageError: It does not fit into the memory.
         """
         kind = PrioritizedReplay if config.prioritized else ReplayBuffer
-        remembered = learner.module.memory_size
+        remembered = learner.network.memory_size
         check_replay_fits(kind, spaces, config.buffer_size, remembered)
         self._learner = learner
         self._config = config
@@ -105,7 +105,7 @@ class Experience:
         self._mark: ReplayMark | None = None
         self._drawn = np.empty(0, np.int64)  # the whole batch at hand, all ranks' parts
         self._lengths = (0, 0)  # of its windows; 0 where they are single transitions
-        self._scale = None if learner.reward_scaler is None else self._scaled_rewards
+        self._scale = None if learner.reward_scaler is None else learner.scaled
 
     def remember(self, rollout: Rollout, env_steps: int) -> None:
         """Stores the rollout [T, B] as it is; only statistics learn from it at once.
@@ -124,7 +124,7 @@ class Experience:
         if config.normalize_observations:
             steps = slice(None) if rollout.valid is None else np.flatnonzero(rollout.valid)
             seen = tree_map(lambda o: o[:-1].reshape(-1, *o.shape[2:])[steps], rollout.observations)
-            learner.observe(learner.tensors(seen))
+            learner.observe(seen)
 
     def mark(self, again: bool = False) -> None:
         """Begins an update that `rewind` can take back; `again`: one that was taken back."""
@@ -223,10 +223,6 @@ class Experience:
         if self._config.prioritized:
             metrics["train/priority_beta"] = self._beta
         return metrics
-
-    def _scaled_rewards(self, rewards: Array) -> Array:
-        scaled: Array = self._learner.scaled(self._learner.tensor(rewards)).cpu().numpy()
-        return scaled
 
 
 def named_arrays(found: Any) -> dict[str, Array]:

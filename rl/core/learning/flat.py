@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from rl.core.data.batch import to_tensor
 from rl.core.data.tree import Array
 from rl.core.kernels.adam import CompiledAdam
+from rl.core.lazy import torch
+from rl.core.learning.adam import NumpyAdam
 from rl.core.learning.ranks import Ranks
+from rl.core.models.plain import become_views
 from rl.errors import Diverged
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["FlatParameters", "become_views", "frozen_copy"]
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound="nn.Module")
 BETAS = (0.9, 0.999)
 """Of Adam, as torch has them."""
 MAX_SKIPS = 3
@@ -30,51 +34,83 @@ class FlatParameters:
     """Parameters that live in one float32 vector, their gradients in another, and their Adam.
 
     A learner owns one of its module, and another of each network that is trained apart from it. Who
-    computes gradients without torch writes them into `gradient` and calls `step`.
+    computes gradients without torch writes them into `gradient_array` and calls `step_array`. On
+    the CPU all of it is arrays; torch sees the same memory, where somebody asks for its tensors.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, epsilon: float = 1e-8
+        self,
+        parameters: Iterable[nn.Parameter] | Array,
+        learning_rate: float,
+        epsilon: float = 1e-8,
     ) -> None:
         """Moves the parameters into a vector of their device, one behind the other.
 
         Args:
-            parameters: In the order of the vector.
+            parameters: In the order of the vector; or a vector [P] that they lie in already.
             learning_rate: Of Adam.
             epsilon: Of Adam.
         """
-        views = list(parameters)
-        self.vector = torch.cat([p.detach().reshape(-1) for p in views])
-        """All values, [P]; the parameters are views of it. Change it in place only."""
-        self.gradient = torch.zeros_like(self.vector)
-        """[P]; the gradients of the parameters are views of it."""
-        become_views(views, self.vector)
-        offset = 0
-        for parameter in views:
-            part = slice(offset, offset + parameter.numel())
-            parameter.grad = self.gradient[part].view_as(parameter)
-            offset = part.stop
         self.learning_rate = learning_rate
         """Of the next step."""
         self._epsilon = epsilon
-        self._moments: dict[str, Tensor] = {}  # of Adam on the CPU, from its first step on
-        self._adam: CompiledAdam | None = None
-        # On the CPU `_descend` does without: to make one costs two seconds of imports.
-        self._optimizer = self._torch_optimizer() if self.vector.is_cuda else None
+        self._moments: dict[str, Array] = {}  # of Adam on the CPU, from its first step on
+        self._adam: CompiledAdam | NumpyAdam | None = None
         self.ranks = Ranks()
         """With whom `agree` makes the gradient that of the whole batch."""
         self.skipped = 0
         """Steps not taken, because loss or gradient was not finite."""
         self.skipped_in_a_row = 0
         """Of them those since the last step that was taken."""
-        self.compiled = False
-        """Whether `step_array` takes the compiled Adam; torch's differs in the last bits."""
+        self._compiled = False
         self._norms: list[Tensor] = []  # on the GPU: of the steps that are not counted yet
-        if not self.vector.is_cuda:
-            self.array: Array = self.vector.numpy()
+        # On the CPU `_descend` does without: to make one costs two seconds of imports.
+        self._optimizer: torch.optim.Adam | None = None
+        if isinstance(parameters, np.ndarray):
+            self.array: Array = parameters
             """`vector` as numpy sees it: the same memory. On the CPU only."""
-            self.gradient_array: Array = self.gradient.numpy()
+            self.gradient_array: Array = np.zeros_like(parameters)
             """`gradient` as numpy sees it."""
+        else:
+            self._move(list(parameters))
+
+    def _move(self, parameters: list[nn.Parameter]) -> None:
+        vector = torch.cat([p.detach().reshape(-1) for p in parameters])
+        if vector.is_cuda:
+            self.vector, self.gradient = vector, torch.zeros_like(vector)
+            self._optimizer = self._torch_optimizer()
+        else:
+            self.array = vector.numpy()
+            self.gradient_array = np.zeros_like(self.array)
+        self.adopt(parameters)
+
+    def adopt(self, parameters: list[nn.Parameter]) -> None:
+        """Lets parameters, and their gradients, be views of the vectors."""
+        become_views(parameters, self.vector)
+        offset = 0
+        for parameter in parameters:
+            part = slice(offset, offset + parameter.numel())
+            parameter.grad = self.gradient[part].view_as(parameter)
+            offset = part.stop
+
+    @cached_property
+    def vector(self) -> Tensor:
+        """All values, [P]; the parameters are views of it. Change it in place only."""
+        return torch.from_numpy(self.array)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """[P]; the gradients of the parameters are views of it."""
+        return torch.from_numpy(self.gradient_array)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `step_array` takes the compiled Adam; numpy's differs in the last bits."""
+        return self._compiled
+
+    @compiled.setter
+    def compiled(self, compiled: bool) -> None:
+        self._compiled, self._adam = compiled, None
 
     def set_learning_rate(self, rate: float) -> None:
         """Of the steps from now on."""
@@ -93,7 +129,10 @@ class FlatParameters:
 
         It stands between gradient and optimizer, whoever computed the gradient.
         """
-        self.ranks.average_(self.gradient)
+        if self._optimizer is None:
+            self.ranks.average_(self.gradient_array)
+        else:
+            self.ranks.average_(self.gradient)
 
     def step(self, max_norm: float | None) -> Tensor:
         """One step of Adam along what all ranks agree on, scaled to a norm of at most `max_norm`.
@@ -134,12 +173,7 @@ class FlatParameters:
         if self._skips(norm):
             return norm
         scale = 1.0 if max_norm is None or norm <= max_norm else max_norm / (norm + 1e-6)
-        if self.compiled:
-            self._descend_compiled(scale)
-            return norm
-        if scale != 1.0:
-            gradient *= np.float32(scale)
-        self._descend()
+        self._descend_array(scale)
         return norm
 
     def count_skipped(self) -> None:
@@ -169,7 +203,7 @@ class FlatParameters:
         return True
 
     def _torch_optimizer(self) -> torch.optim.Adam:
-        self._leaf = nn.Parameter(self.vector)  # shares the memory of `vector`
+        self._leaf = torch.nn.Parameter(self.vector)  # shares the memory of `vector`
         self._leaf.grad = self.gradient
         return torch.optim.Adam([self._leaf], lr=self.learning_rate, eps=self._epsilon, fused=True)
 
@@ -179,7 +213,7 @@ class FlatParameters:
             self._optimizer.step()
             return
         self._count_step()
-        moments = self._moments
+        moments = {name: torch.from_numpy(array) for name, array in self._moments.items()}
         torch._fused_adam_(  # what torch's optimizer calls; a test holds them to the same bits
             [self.vector],
             [self.gradient],
@@ -196,79 +230,78 @@ class FlatParameters:
             maximize=False,
         )
 
-    def _descend_compiled(self, scale: float) -> None:
+    def _descend_array(self, scale: float) -> None:
         """The same on numpy's side, with the gradient times `scale`."""
         self._count_step()
         if self._adam is None:
-            mean, square = (self._moments[name].numpy() for name in ("exp_avg", "exp_avg_sq"))
-            self._adam = CompiledAdam(
-                self.array, self.gradient_array, mean, square, BETAS, self._epsilon
-            )
+            kind = CompiledAdam if self.compiled else NumpyAdam
+            mean, square = (self._moments[name] for name in ("exp_avg", "exp_avg_sq"))
+            self._adam = kind(self.array, self.gradient_array, mean, square, BETAS, self._epsilon)
         self._adam.step(float(self._count), self.learning_rate, scale)
 
     def _count_step(self) -> None:
         if not self._moments:
             self._set_moments(
                 {
-                    "step": torch.zeros(()),
-                    "exp_avg": torch.zeros_like(self.vector),
-                    "exp_avg_sq": torch.zeros_like(self.vector),
+                    "step": np.zeros((), np.float32),
+                    "exp_avg": np.zeros_like(self.array),
+                    "exp_avg_sq": np.zeros_like(self.array),
                 }
             )
-        self._count += 1  # the memory of the step
+        self._count += 1  # in the memory of the moments
 
-    def _set_moments(self, moments: dict[str, Tensor]) -> None:
+    def _set_moments(self, moments: dict[str, Array]) -> None:
         self._moments, self._adam = moments, None
         if moments:
-            self._count = moments["step"].numpy()
+            self._count = moments["step"]
 
     def is_finite(self) -> bool:
         """Whether every value is a number."""
-        if not self.vector.is_cuda:
-            with np.errstate(all="ignore"):
-                # A sum of squares shows at a tenth of the cost that all are.
-                squares = self.array.dot(self.array)
-            if math.isfinite(squares):
-                return True
-        return bool(torch.isfinite(self.vector).all())
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Adam's moments and step count by name; nothing before the first step."""
         if self._optimizer is not None:
-            return dict(self._optimizer.state.get(self._leaf, {}))
-        return dict(self._moments)
+            return bool(torch.isfinite(self.vector).all())
+        with np.errstate(all="ignore"):
+            # A sum of squares shows at a tenth of the cost that all are.
+            squares = self.array.dot(self.array)
+        return math.isfinite(squares) or bool(np.isfinite(self.array).all())
+
+    def copied(self) -> Array:
+        """All values, [P], on the host."""
+        return self.array.copy() if self._optimizer is None else self.vector.numpy(force=True)
+
+    def optimizer_state(self) -> dict[str, Array]:
+        """Adam's moments and step count by name, on the host; nothing before the first step."""
+        if self._optimizer is None:
+            return dict(self._moments)
+        state = self._optimizer.state.get(self._leaf, {})
+        return {name: tensor.numpy(force=True) for name, tensor in state.items()}
 
     def set_optimizer_state(self, state: Mapping[str, Array]) -> None:
         """Goes on from what `optimizer_state` gave."""
-        # The fused optimizer keeps its step count beside the parameters.
-        moments = {k: torch.tensor(v).to(self.vector.device) for k, v in state.items()}
         if self._optimizer is None:
-            self._set_moments(moments)
+            self._set_moments({name: np.array(values) for name, values in state.items()})
             return
         self._optimizer.state.clear()  # none in the state: no step had been made
-        if moments:
-            self._optimizer.state[self._leaf] = moments
+        if state:
+            # The fused optimizer keeps its step count beside the parameters.
+            place = self.vector.device
+            self._optimizer.state[self._leaf] = {
+                name: torch.tensor(values).to(place) for name, values in state.items()
+            }
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Array]:
         """Values and optimizer by name, for networks that no module's state holds."""
-        return {"vector": self.vector, **self.optimizer_state()}
+        return {"vector": self.copied(), **self.optimizer_state()}
 
     def set_state(self, state: Mapping[str, Array]) -> None:
         """Goes on from what `state` gave; `KeyError` or `ValueError` when it does not fit."""
-        values = state["vector"]
-        if values.shape != tuple(self.vector.shape):
-            raise ValueError(f"{values.shape[0]} parameters instead of {self.vector.numel()}")
-        self.vector.copy_(to_tensor(values))
+        values, size = state["vector"], self.copied().size
+        if values.shape != (size,):
+            raise ValueError(f"{values.shape[0]} parameters instead of {size}")
+        if self._optimizer is None:
+            self.array[...] = values
+        else:
+            self.vector.copy_(torch.tensor(values))
         self.set_optimizer_state({k: v for k, v in state.items() if k != "vector"})
-
-
-def become_views(parameters: Sequence[nn.Parameter], vector: Tensor) -> None:
-    """Lets parameters live in a vector, one behind the other; their values become its."""
-    offset = 0
-    for parameter in parameters:
-        part = slice(offset, offset + parameter.numel())
-        parameter.data = vector[part].view_as(parameter)
-        offset = part.stop
 
 
 def frozen_copy(module: ModuleT, vector: Tensor) -> tuple[ModuleT, Tensor]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from rl.configs.algorithm_config import AlgorithmConfig
-from rl.core.data.batch import to_tensor
+from rl.core.data.batch import on_host, to_tensor
 from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
-from rl.core.data.tree import Array, Tree, tree_map
+from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
-from rl.core.learning.devices import choose_device
+from rl.core.lazy import torch
+from rl.core.learning.averages import Averages, Metrics
+from rl.core.learning.devices import choose_device, means_cpu
 from rl.core.learning.engines import (
     LearningEngine,
     choose_gpu_engine,
@@ -25,22 +26,26 @@ from rl.core.learning.engines import (
     engine_can,
 )
 from rl.core.learning.flat import FlatParameters
+from rl.core.learning.random_numbers import RandomNumbers
 from rl.core.learning.ranks import Ranks
 from rl.core.learning.recorded import Recorded
 from rl.core.learning.schedules import linear
-from rl.core.models.modules import Module, TensorTree
-from rl.core.models.normalizer import RewardScaler
+from rl.core.models.plain import PlainNetwork
+from rl.core.models.statistics import RewardScaler
+from rl.core.models.threads import torch_threads
 from rl.core.seeding import stream_seed
 from rl.errors import CheckpointError, Diverged
 
 if TYPE_CHECKING:
+    from torch import Generator, Tensor
+    from torch import device as Device
+
     from rl.core.learning.experience import Experience
+    from rl.core.models.modules import Module, TensorTree
 
 __all__ = ["Averages", "Learner", "Metrics", "choose_device"]
 
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
-Metrics = dict[str, float]
-"""Scalars by their public name, `train/value_loss`."""
 
 
 class Learner(ABC, Generic[ConfigT]):
@@ -62,31 +67,27 @@ class Learner(ABC, Generic[ConfigT]):
             num_environments: B summed over all runners; rollouts come side by side in their order.
         """
         self.config = config
-        self.device = choose_device(config.learners.device)
         self.num_environments = num_environments
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(config.seed, "module"))
-            self.module = self.make_module(config, spaces).to(self.device)
-        # Walking through the modules for every publication would cost more than the copy.
-        self._buffers = [
-            (f"{name}." if name else "", part._buffers)  # noqa: SLF001
-            for name, part in self.module.named_modules()
-            if part._buffers  # noqa: SLF001
-        ]
-        self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "learner"))
-        self.flat = FlatParameters(
-            self.module.parameters(), config.learning_rate, self.adam_epsilon
-        )
+        self.on_cpu = means_cpu(config.learners.device)
+        network = self.make_network(config, spaces)
+        if isinstance(network, PlainNetwork) and not self.on_cpu:
+            network = network.build()
+        self.network: PlainNetwork | Module
+        """What acts: arrays, or a torch module."""
+        if isinstance(network, PlainNetwork):
+            self.network = network
+            self.flat = FlatParameters(network.vector, config.learning_rate, self.adam_epsilon)
+        else:
+            self._take_module(network.to(self.device))
+        self.numbers = RandomNumbers(stream_seed(config.seed, "learner"))
+        """What the update draws: the order of minibatches, noise."""
         self.others: dict[str, FlatParameters] = {}
-        self.reward_scaler = (
-            RewardScaler(num_environments, config.gamma).to(self.device)
-            if config.normalize_rewards
-            else None
-        )
-        asked, on_cpu = config.learners.engine, self.device.type == "cpu"
-        stands_in_the_way = self.obstacles if on_cpu else self.recording_obstacles
+        scales = config.normalize_rewards
+        self.reward_scaler = RewardScaler(num_environments, config.gamma) if scales else None
+        asked = config.learners.engine
+        stands_in_the_way = self.obstacles if self.on_cpu else self.recording_obstacles
         told = () if asked == "torch" else tuple(stands_in_the_way())
-        if on_cpu:
+        if self.on_cpu:
             self.engine, self.engine_obstacles = choose_learning_engine(asked, told), told
         else:
             self.engine, self.engine_obstacles = choose_gpu_engine(asked, told)
@@ -95,10 +96,48 @@ class Learner(ABC, Generic[ConfigT]):
         self.experience: Experience | None = None
         self.version = 0
 
+    @classmethod
+    def make_network(cls, config: ConfigT, spaces: Spaces) -> PlainNetwork | Module:
+        """Makes what acts: a learner with an analytic form does without torch where it can."""
+        with torch_threads(1), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(config.seed, "module"))
+            return cls.make_module(config, spaces)
+
     @staticmethod
     @abstractmethod
     def make_module(config: ConfigT, spaces: Spaces) -> Module:
         """Builds the network, on the CPU, with torch's generator already seeded."""
+
+    def _take_module(self, module: Module) -> None:
+        self.network = self.module = module
+        # Walking through the modules for every publication would cost more than the copy.
+        self._buffers = [
+            (f"{name}." if name else "", part._buffers)  # noqa: SLF001
+            for name, part in module.named_modules()
+            if part._buffers  # noqa: SLF001
+        ]
+        self.flat = FlatParameters(
+            module.parameters(), self.config.learning_rate, self.adam_epsilon
+        )
+
+    @cached_property
+    def module(self) -> Module:
+        """The network as a torch module; its parameters are views of `flat.vector`."""
+        assert isinstance(self.network, PlainNetwork)
+        with torch_threads(1):
+            module = self.network.build()
+        self.flat.adopt(list(module.parameters()))
+        return module
+
+    @cached_property
+    def device(self) -> Device:
+        """Where torch computes."""
+        return choose_device(self.config.learners.device)
+
+    @property
+    def generator(self) -> Generator:
+        """`numbers` as torch draws from them."""
+        return self.numbers.torch
 
     @abstractmethod
     def update(self, rollouts: Sequence[Rollout], env_steps: int) -> Metrics:
@@ -109,8 +148,11 @@ class Learner(ABC, Generic[ConfigT]):
             env_steps: Environment steps taken before these; schedules are functions of it.
         """
 
-    def extra_state(self) -> dict[str, Tensor]:
-        """Tensors besides module and optimizer for a checkpoint; only ever changed in place."""
+    def extra_state(self) -> dict[str, Any]:
+        """Arrays and tensors besides module and optimizer for a checkpoint.
+
+        They are only ever changed in place.
+        """
         return {} if self.reward_scaler is None else dict(self.reward_scaler.state_dict())
 
     def obstacles(self) -> Iterator[str]:
@@ -144,7 +186,7 @@ class Learner(ABC, Generic[ConfigT]):
     @property
     def by_hand(self) -> bool:
         """Whether gradients are analytic, in arrays, rather than torch's."""
-        return self.engine != "torch" and self.device.type == "cpu"
+        return self.engine != "torch" and self.on_cpu
 
     def played(self, function: Callable[..., dict[str, Tensor]]) -> Recorded | None:
         """What plays a function from CUDA graphs, where the engine is `compiled` on a GPU."""
@@ -154,30 +196,38 @@ class Learner(ABC, Generic[ConfigT]):
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """Rewards [T, B] to learn from: scaled where `normalize_rewards` says so, else raw."""
+        return self.tensor(self.reward_arrays(rollout))
+
+    def reward_arrays(self, rollout: Rollout) -> Array:
+        """`rewards` as an array."""
         self.observe_rewards(rollout)
-        return self.scaled(self.tensor(rollout.rewards))
+        return self.scaled(rollout.rewards)
 
     def observe_rewards(self, rollout: Rollout) -> None:
         """Merges a rollout's rewards into the statistics, where `normalize_rewards` says so."""
         if self.reward_scaler is not None:
-            self.reward_scaler.update(
-                self.tensor(rollout.rewards),
-                self.tensor(rollout.terminated | rollout.truncated),
-                None if rollout.valid is None else self.tensor(rollout.valid),
-            )
+            done = rollout.terminated | rollout.truncated
+            self.reward_scaler.update(rollout.rewards, done, rollout.valid)
 
-    def scaled(self, rewards: Tensor) -> Tensor:
+    def scaled(self, rewards: Array) -> Array:
         """Raw rewards of any shape as they are learnt from."""
         return rewards if self.reward_scaler is None else self.reward_scaler.scale(rewards)
 
-    def observe(self, observations: TensorTree) -> None:
-        """Merges observations [N, *obs] into the module's statistics, where the config wants them.
+    def observe(self, observations: TensorTree | Tree) -> None:
+        """Merges observations [N, *obs] into the statistics, where the config wants them.
 
         Call it after the update: log-probabilities of a rollout belong to the statistics it was
         sampled with.
         """
-        if self.config.normalize_observations:
-            self.module.observe(observations)
+        if not self.config.normalize_observations:
+            return
+        given: Any = observations
+        if not isinstance(first_leaf(given), np.ndarray):
+            self.module.observe(given)
+        elif isinstance(self.network, PlainNetwork):
+            self.network.observe(given)
+        else:
+            self.module.observe(self.tensors(given))
 
     def tensors(self, tree: Tree) -> TensorTree:
         """Observations on the learner's device."""
@@ -270,27 +320,37 @@ class Learner(ABC, Generic[ConfigT]):
     def get_weights(self, again: bool = False) -> Weights:
         """A copy of what acting needs, under the next version number, or the last one `again`."""
         self.version += not again
+        if isinstance(self.network, PlainNetwork):
+            return self.network.acting_weights(self.version)
         buffers = {
             prefix + name: buffer.numpy(force=True).copy()
             for prefix, owned in self._buffers
             for name, buffer in owned.items()
             if buffer is not None
         }
-        return Weights(self.version, self.flat.vector.numpy(force=True).copy(), buffers)
+        return Weights(self.version, self.flat.copied(), buffers)
+
+    def _own_state(self) -> dict[str, Any]:
+        """Arrays and tensors that a state is copied from, and into."""
+        if isinstance(self.network, PlainNetwork):
+            module: Mapping[str, Any] = self.network.state_arrays()
+        else:
+            module = self.module.state_dict()
+        state = {f"module.{k}": v for k, v in module.items()}
+        return state | {f"extra.{k}": v for k, v in self.extra_state().items()}
 
     def get_state(self) -> dict[str, Array]:
         """Everything learning goes on from, as arrays by name; `module.*` is the policy."""
-        state = {f"module.{k}": v for k, v in self.module.state_dict().items()}
-        state |= {f"extra.{k}": v for k, v in self.extra_state().items()}
+        state = self._own_state()
         state |= {f"optimizer.{k}": v for k, v in self.flat.optimizer_state().items()}
         for name, flat in self.others.items():
             state |= {f"{name}.{k}": v for k, v in flat.state().items()}
-        state["generator"] = self.generator.get_state()
-        state["counters"] = torch.tensor([self.num_updates, self.version])
-        state["skipped"] = torch.tensor(
+        state["generator"] = self.numbers.get_state()
+        state["counters"] = np.array([self.num_updates, self.version])
+        state["skipped"] = np.array(
             [[flat.skipped, flat.skipped_in_a_row] for flat in self._all_parameters()]
         )
-        return {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+        return {name: on_host(value).copy() for name, value in state.items()}
 
     def get_memory(self, known: Collection[str] = ()) -> Parts:
         """The experience that is kept, in parts; nothing where none is.
@@ -305,8 +365,7 @@ class Learner(ABC, Generic[ConfigT]):
 
     def set_state(self, state: dict[str, Array]) -> None:
         """Goes on from what `get_state` gave. Raises `CheckpointError` when it does not fit."""
-        own = {f"module.{k}": v for k, v in self.module.state_dict().items()}
-        own |= {f"extra.{k}": v for k, v in self.extra_state().items()}
+        own = self._own_state()
         for name, tensor in own.items():
             if name not in state or tuple(state[name].shape) != tuple(tensor.shape):
                 found = state[name].shape if name in state else "nothing"
@@ -322,13 +381,15 @@ class Learner(ABC, Generic[ConfigT]):
                 f" {'has no place here' if foreign else 'is not in it'}; check"
                 " normalize_observations, normalize_rewards and the algorithm"
             )
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(to_tensor(state[name]))
+        for name, place in own.items():
+            if isinstance(place, np.ndarray):
+                place[...] = state[name]
+            else:
+                place.detach().copy_(to_tensor(state[name]))
         self.flat.set_optimizer_state(_part(state, "optimizer"))
         for name, flat in self.others.items():
             flat.set_state(_part(state, name))
-        self.generator.set_state(torch.tensor(state["generator"]))
+        self.numbers.set_state(state["generator"])
         self.num_updates, self.version = (int(n) for n in state["counters"])
         for flat, counts in zip(self._all_parameters(), state["skipped"], strict=True):
             flat.skipped, flat.skipped_in_a_row = (int(n) for n in counts)
@@ -337,57 +398,3 @@ class Learner(ABC, Generic[ConfigT]):
 def _part(state: dict[str, Array], name: str) -> dict[str, Array]:
     """The entries of one part, `name.*`, without their first word."""
     return {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-
-
-class Averages:
-    """Means of scalars over the minibatches of an update, read from the device once.
-
-    Minibatches with one that is not finite are left out, unless all have: they were not learnt
-    from.
-    """
-
-    def __init__(self, ranks: Ranks | None = None) -> None:
-        """Starts empty.
-
-        Args:
-            ranks: Who else computes means over other rows of the same minibatches.
-        """
-        self._ranks = Ranks() if ranks is None else ranks
-        self._names: tuple[str, ...] = ()
-        self._rows: list[Tensor | tuple[float, ...]] = []
-
-    def add(self, **scalars: Tensor | float) -> None:
-        """Adds the scalars of one minibatch; every call names the same ones, in the same kind."""
-        self._names = tuple(scalars)
-        values = tuple(scalars.values())
-        if isinstance(values[0], Tensor):
-            row = torch.stack([value.detach() for value in values if isinstance(value, Tensor)])
-            self._rows.append(row * self._ranks.share)
-        else:
-            share = self._ranks.share
-            own = values if share == 1 else tuple(value * share for value in values)
-            self._rows.append(own)  # type: ignore[arg-type]
-
-    def result(self) -> Metrics:
-        """The mean of each."""
-        rows = self._rows
-        if not rows:
-            return {}
-        if isinstance(rows[0], Tensor):
-            table = torch.stack(rows)  # type: ignore[arg-type]
-            means = table.mean(0)
-            if not means.isfinite().all() and len(known := table[table.isfinite().all(1)]):
-                means = known.mean(0)
-        else:
-            found = _column_means(rows)  # type: ignore[arg-type]
-            if not all(map(math.isfinite, found)):
-                finite = [row for row in rows if all(map(math.isfinite, row))]
-                found = _column_means(finite or rows)  # type: ignore[arg-type]
-            if self._ranks.size == 1:
-                return dict(zip(self._names, found, strict=True))
-            means = torch.tensor(found)
-        return dict(zip(self._names, self._ranks.sum_(means).tolist(), strict=True))
-
-
-def _column_means(rows: Sequence[tuple[float, ...]]) -> Sequence[float]:
-    return rows[0] if len(rows) == 1 else [sum(c) / len(rows) for c in zip(*rows, strict=True)]

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.blocks import Part, Parts
@@ -17,10 +17,12 @@ from rl.core.data.weights import Weights
 from rl.core.learning.learner import Learner, Metrics
 from rl.core.learning.learner_rank import LearnerRank, Report
 from rl.core.learning.ranks import GroupBroken
-from rl.core.models.modules import Module
-from rl.core.models.torch_actor import load_weights
+from rl.core.models.plain import PlainNetwork
 from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime, note_progress
 from rl.errors import ActorDied, ActorError, RLError, RuntimeFault
+
+if TYPE_CHECKING:
+    from rl.core.models.modules import Module
 
 __all__ = ["LearnerActors"]
 
@@ -92,16 +94,18 @@ class LearnerActors:
         self._engine = ""
         self._join()
         self._engine, self._obstacles = self._ask(LearnerRank.engines).result()
-        self._module: Module = self._ask(LearnerRank.get_module).result()
+        self._network = (
+            self._ask(LearnerRank.get_network).result().frozen()
+        )  # results are read-only
 
     # -- the face of a learner group -------------------------------------------------------------
 
     @property
-    def module(self) -> Module:
-        """A copy of the module as it is now; read it, do not keep it."""
+    def network(self) -> PlainNetwork | Module:
+        """A copy of what acts, as it is now; read it, do not keep it."""
         weights = self._weights or self._publish()
-        load_weights(self._module, weights.result())
-        return self._module
+        self._network.set_weights(weights.result())
+        return self._network
 
     def update(self, rollouts: Sequence[Rollout | ObjectRef[Rollout]], env_steps: int) -> Metrics:
         """See `Learner.learn`, on all ranks.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +15,11 @@ from rl.core.data.weights import Weights
 from rl.core.kernels.threads import kernel_threads
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.models.blas import BlasThreads
-from rl.core.models.modules import Module
-from rl.core.models.threads import torch_threads
+from rl.core.models.plain import PlainNetwork
+from rl.core.models.threads import torch_threads_if_loaded
+
+if TYPE_CHECKING:
+    from rl.core.models.modules import Module
 
 __all__ = ["LearnerGroup"]
 
@@ -34,15 +38,15 @@ class LearnerGroup:
             in_kernels: Of compiled passes, where they do: then nothing else takes more than one.
         """
         self._threads, self._in_kernels = threads, in_kernels
-        with torch_threads(1):  # the first weights are the same whatever the number
+        with torch_threads_if_loaded(1):  # the first weights are the same whatever the number
             self._learner = make_learner()
         self._blas = BlasThreads()
         self._computing = False
 
     @property
-    def module(self) -> Module:
-        """The live module; read it, do not keep it."""
-        return self._learner.module
+    def network(self) -> PlainNetwork | Module:
+        """What acts, live; read it, do not keep it."""
+        return self._learner.network
 
     @property
     def engine(self) -> str:
@@ -66,7 +70,7 @@ class LearnerGroup:
             return
         others = 1 if self.engine == "compiled" else self._threads
         with (
-            torch_threads(others),
+            torch_threads_if_loaded(others),
             self._blas.limited(others),
             kernel_threads(self._in_kernels),
         ):

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
-
-import torch
+from typing import TYPE_CHECKING, Any, Generic
 
 from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
 from rl.core.kernels.threads import kernel_threads
+from rl.core.lazy import torch
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.ranks import GroupBroken, ProcessRanks, Ranks
 from rl.core.models.blas import BlasThreads
-from rl.core.models.modules import Module
+from rl.core.models.plain import PlainNetwork
 from rl.core.models.threads import torch_threads
+
+if TYPE_CHECKING:
+    from rl.core.models.modules import Module
 
 __all__ = ["Heritage", "LearnerRank", "Report"]
 
@@ -209,9 +210,9 @@ class LearnerRank(Generic[ConfigT]):
         self._learner.version = version
         return self._learner.get_weights(again=True) if self._rank == 0 else None
 
-    def get_module(self) -> Module:
-        """A copy of the module, on the CPU."""
-        return copy.deepcopy(self._learner.module).cpu()
+    def get_network(self) -> PlainNetwork | Module:
+        """A copy of what acts, on the CPU."""
+        return self._learner.network.frozen()
 
     def get_state(self) -> dict[str, Array]:
         """See `Learner.get_state`."""

@@ -12,15 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+import numpy as np
 
+from rl.core.data.tree import Array
+from rl.core.lazy import torch
 from rl.errors import RuntimeFault
 
-__all__ = ["GroupBroken", "ProcessRanks", "Ranks"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["GroupBroken", "ProcessRanks", "Ranks", "zeros"]
+
+
+Numbers = TypeVar("Numbers", Array, "Tensor")
+"""An array, or a tensor."""
 
 
 class GroupBroken(RuntimeFault):
@@ -59,7 +66,7 @@ class Ranks:
     def _own(self, rows: int) -> slice:
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
-    def average_(self, values: Tensor) -> Tensor:
+    def average_(self, values: Numbers) -> Numbers:
         """Makes a mean over this rank's rows the mean over the whole batch, in place.
 
         Raises:
@@ -69,7 +76,7 @@ class Ranks:
             self._on_progress()
         return values
 
-    def sum_(self, values: Tensor) -> Tensor:
+    def sum_(self, values: Numbers) -> Numbers:
         """Adds up what every rank has, in place.
 
         Raises:
@@ -77,7 +84,7 @@ class Ranks:
         """
         return values
 
-    def whole(self, part: Tensor) -> Tensor:
+    def whole(self, part: Array | Tensor) -> Any:
         """All rows [M, ...] of the batch at hand from this rank's own [m, ...], to the bit.
 
         Raises:
@@ -120,7 +127,7 @@ class ProcessRanks(Ranks):
         self._device = device
         backend = "nccl" if device.type == "cuda" else "gloo"
         _try(
-            dist.init_process_group,
+            torch.distributed.init_process_group,
             backend,
             init_method=meeting.as_uri(),
             rank=rank,
@@ -130,25 +137,38 @@ class ProcessRanks(Ranks):
         self._joined = True
         self.sum_(torch.zeros(1, device=device))  # nccl connects at its first word
 
-    def average_(self, values: Tensor) -> Tensor:
+    def average_(self, values: Numbers) -> Numbers:
         super().average_(values)
-        return self.sum_(values.mul_(self.share))
+        values *= self.share
+        return self.sum_(values)
 
-    def whole(self, part: Tensor) -> Tensor:
-        rows = torch.zeros(self.rows, *part.shape[1:], dtype=part.dtype, device=part.device)
+    def whole(self, part: Array | Tensor) -> Any:
+        rows = zeros(part, self.rows)
         if self.share > 0:
             rows[self._own(self.rows)] = part
-        return self.sum_(rows)  # all but one of the terms are 0
+        self.sum_(rows)  # all but one of the terms are 0
+        return rows
 
-    def sum_(self, values: Tensor) -> Tensor:
-        carried = values.to(self._device)
-        _try(dist.all_reduce, carried)
-        return values if carried is values else values.copy_(carried)
+    def sum_(self, values: Numbers) -> Numbers:
+        given: Any = values
+        own = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
+        carried = own.to(self._device)
+        _try(torch.distributed.all_reduce, carried)
+        if carried is not own:
+            own.copy_(carried)
+        return values
 
     def leave(self) -> None:
         if self._joined:
             self._joined = False
-            dist.destroy_process_group()
+            torch.distributed.destroy_process_group()
+
+
+def zeros(like: Array | Tensor, rows: int) -> Any:
+    """Of the kind and the dtype of [m, ...], with so many rows."""
+    if isinstance(like, np.ndarray):
+        return np.zeros((rows, *like.shape[1:]), like.dtype)
+    return like.new_zeros(rows, *like.shape[1:])
 
 
 def _try(collective: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

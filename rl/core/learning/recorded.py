@@ -9,17 +9,19 @@ must not look at a number of the GPU, for while it is recorded there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from rl.core.data.tree import tree_map
-from rl.core.models.modules import TensorTree
+from rl.core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rl.core.models.modules import TensorTree
 
 __all__ = ["Recorded", "record_on_gpu"]
 
-Terms = dict[str, Tensor]
+Terms = dict[str, "Tensor"]
 Play = Callable[[], object]
 
 WARM_UPS = 3

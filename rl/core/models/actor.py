@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from rl.core.data.spaces import ActionLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import Weights
+from rl.core.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from rl.core.models import torch_actor
+    from rl.core.models.modules import Module
+    from rl.core.models.plain import PlainNetwork
+else:
+    torch_actor = LazyModule("rl.core.models.torch_actor")
 
 __all__ = [
     "Actor",
     "ActorFactory",
     "FragmentNoise",
     "RecurrentActor",
+    "actor_factory",
     "acts_row_by_row",
     "draw_noise",
     "memory_size_of",
@@ -71,6 +81,14 @@ class RecurrentActor(Actor, Protocol):
 
 
 ActorFactory = Callable[[], Actor]
+
+
+def actor_factory(network: Module | PlainNetwork) -> ActorFactory:
+    """What a runner builds to act as a network does: numpy where that is possible, else torch."""
+    light = network.actor_factory()
+    if light is not None:
+        return light
+    return functools.partial(torch_actor.TorchActor, network)  # type: ignore[arg-type]
 
 
 def memory_size_of(actor: Actor) -> int:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.spaces import ObservationLayout, Spaces
 from rl.core.data.tree import tree_map
-from rl.core.models.encoders import TensorTree, encoder_class
+from rl.core.lazy import LazyModule, torch
 from rl.errors import ConfigError, Problem, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rl.core.models import encoders
+    from rl.core.models.encoders import TensorTree
+else:
+    encoders = LazyModule("rl.core.models.encoders")
 
 __all__ = ["check_encoder", "encoder_problems"]
 
@@ -28,7 +33,7 @@ def check_encoder(config: AlgorithmConfig, spaces: Spaces) -> None:
         return
     layout = ObservationLayout(spaces.observation)
     try:
-        kind = encoder_class(config.encoder)
+        kind = encoders.encoder_class(config.encoder)
     except UsageError as error:
         if getattr(error, "shows_cause", False):
             raise
@@ -64,7 +69,7 @@ def encoder_problems(make: Callable[[], nn.Module], layout: ObservationLayout) -
             features: Any = module.eval()(_copied(inputs))
         except Exception as error:
             return [f"{shown} raised {type(error).__name__}: {error}"]
-        if not isinstance(features, Tensor):
+        if not isinstance(features, torch.Tensor):
             return [f"{shown} returned a {type(features).__name__}; return one tensor"]
         if features.dim() != 2 or len(features) != ROWS or not features.shape[1]:
             return [
@@ -126,7 +131,7 @@ def _state_rules(
 
 
 def _same(one: TensorTree, other: TensorTree) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         if one.shape != other.shape:
             return False
         close = torch.isclose(one.double(), other.double(), TOLERANCE, TOLERANCE, equal_nan=True)
@@ -145,7 +150,7 @@ def _row(inputs: TensorTree, row: int) -> Any:
 
 
 def _shown(inputs: TensorTree) -> str:
-    if isinstance(inputs, Tensor):
+    if isinstance(inputs, torch.Tensor):
         return f"a {inputs.dtype} tensor of shape {tuple(inputs.shape)}"
     parts = [f"{key!r}: {leaf.dtype} {tuple(leaf.shape)}" for key, leaf in inputs.items()]
     return f"a dictionary of tensors {{{', '.join(parts)}}}"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rl.configs.references import load_named
-from rl.configs.trust import may_import
 from rl.core.data.spaces import Leaf, ObservationLayout
 from rl.core.models.images import image_encoder
 from rl.core.models.normalizer import Normalizer
@@ -21,7 +19,6 @@ __all__ = [
     "CustomEncoder",
     "ObservationEncoder",
     "TensorTree",
-    "check_named_encoder",
     "encode_leaf",
     "encoder_class",
     "feature_vector",
@@ -135,24 +132,6 @@ def encoder_class(network: EncoderClass) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UsageError(f"{network!r} is {found!r}, not a class that derives from torch.nn.Module")
     return found
-
-
-def check_named_encoder(
-    description: Mapping[str, Any], imports: Collection[str], directory: Path
-) -> None:
-    """Refuses to import a module because a file says so: that would run its code.
-
-    Raises `UsageError` where the description of a network in a policy file does that unallowed.
-    """
-    reference = description.get("encoder")
-    if not isinstance(reference, str) or may_import(reference, imports):
-        return
-    module = reference.partition(":")[0]
-    raise UsageError(
-        f"{directory}/policy.json: its encoder is {reference!r}, and a file does not get to import"
-        f" a module by itself: that would run its code; if you trust {module}, import it first, or"
-        f" call Policy.load(..., imports=[{module!r}])"
-    )
 
 
 def make_encoder(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from rl.core.data.spaces import ActionLayout, ObservationLayout
-from rl.core.data.weights import ParameterTable
+from rl.core.data.tree import Array
+from rl.core.data.weights import ParameterTable, Weights
 from rl.core.models.actor import ActorFactory
 from rl.core.models.distributions import Distribution, make_distribution
 from rl.core.models.encoders import ObservationEncoder, TensorTree, make_encoder
@@ -93,6 +95,29 @@ class Module(nn.Module, ABC):
     def actor_factory(self) -> ActorFactory | None:
         """What a runner builds to act without torch, where that is possible."""
         return None
+
+    def state_arrays(self) -> dict[str, Array]:
+        """Parameters and buffers by name, on the host."""
+        return {name: tensor.numpy(force=True) for name, tensor in self.state_dict().items()}
+
+    def acting_weights(self, version: int) -> Weights:
+        """A copy of what acting needs, under a number."""
+        vector = torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters()])
+        buffers = {name: b.numpy(force=True).copy() for name, b in self.named_buffers()}
+        return Weights(version, vector.numpy(force=True).copy(), buffers)
+
+    @torch.no_grad()
+    def set_weights(self, weights: Weights) -> None:
+        """Takes over what `acting_weights` gave."""
+        parameters, buffers = dict(self.named_parameters()), dict(self.named_buffers())
+        for name, values in self.parameter_table().views(weights.parameters).items():
+            parameters[name].copy_(torch.tensor(values))
+        for name, values in weights.buffers.items():
+            buffers[name].copy_(torch.tensor(values))
+
+    def frozen(self) -> Self:
+        """A copy on the CPU that acts, and that later learning does not change."""
+        return copy.deepcopy(self).cpu().eval().requires_grad_(False)
 
     def describe(self) -> dict[str, Any] | None:
         """JSON from which a file rebuilds the module, `{"module": name, ...}`; None: it cannot."""

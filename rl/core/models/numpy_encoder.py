@@ -8,12 +8,9 @@ from rl.core.data.spaces import Leaf, ObservationLayout
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import Weights
 from rl.core.models.spec import PolicySpec
+from rl.core.models.statistics import CLIP, EPSILON
 
 __all__ = ["NumpyEncoder"]
-
-NORMALIZED_CLIP = 10.0
-NORMALIZED_EPSILON = 1e-8
-"""As in `rl.core.models.normalizer`, which imports torch."""
 
 
 class NumpyEncoder:
@@ -31,7 +28,7 @@ class NumpyEncoder:
         if self._spec.normalize_observations and self._observations.num_features:
             var = weights.buffers["encoder.normalizer.var"]
             self._shift = weights.buffers["encoder.normalizer.mean"].astype(np.float32)
-            self._scale = (1 / np.sqrt(var + NORMALIZED_EPSILON)).astype(np.float32)
+            self._scale = (1 / np.sqrt(var + EPSILON)).astype(np.float32)
 
     def __call__(self, observations: Tree) -> Array:
         """Features [B, num_features] float32 of observations [B, *obs]."""
@@ -48,7 +45,7 @@ class NumpyEncoder:
         if self._shift is None:
             return features
         normalized: Array = (features - self._shift) * self._scale
-        return normalized.clip(-NORMALIZED_CLIP, NORMALIZED_CLIP)
+        return normalized.clip(-CLIP, CLIP)
 
 
 def _encode_leaf(leaf: Leaf, values: Array) -> Array:

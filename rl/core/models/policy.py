@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
@@ -19,22 +18,26 @@ from safetensors.numpy import save as save_safetensors
 from rl.core.data.masks import has_choice
 from rl.core.data.spaces import MASK, Leaf
 from rl.core.data.tree import Array, Tree, first_leaf, tree_map
-from rl.core.data.weights import Weights
-from rl.core.models.actor import draw_noise, memory_size_of, parameter_noise_of
-from rl.core.models.distributions import Distribution
-from rl.core.models.encoders import check_named_encoder
-from rl.core.models.modules import ActorCritic, Module
-from rl.core.models.policy_network import (
-    CategoricalPolicy,
-    DeterministicPolicy,
-    PolicyNetwork,
-    SquashedPolicy,
+from rl.core.lazy import LazyModule, torch
+from rl.core.models.actor import actor_factory, draw_noise, memory_size_of, parameter_noise_of
+from rl.core.models.descriptions import (
+    check_named_encoder,
+    knows_module,
+    network_of,
+    register_module,
 )
-from rl.core.models.q_network import QNetwork
-from rl.core.models.spec import NetworkSpec, PolicySpec, QNetworkSpec
+from rl.core.models.plain import PlainNetwork
 from rl.core.models.threads import torch_threads
-from rl.core.models.torch_actor import actor_factory
 from rl.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from rl.core.models import modules, policy_network, q_network
+    from rl.core.models.distributions import Distribution
+    from rl.core.models.modules import Module
+else:
+    modules = LazyModule("rl.core.models.modules")
+    policy_network = LazyModule("rl.core.models.policy_network")
+    q_network = LazyModule("rl.core.models.q_network")
 
 __all__ = ["Policy", "policy_files", "register_module"]
 
@@ -42,47 +45,20 @@ FORMAT = 1
 LARGEST_FILE = 4 << 30
 """Bytes; a policy file that claims more is not read."""
 
-_builders: dict[str, Callable[[Mapping[str, Any]], Module]] = {
-    "actor_critic": lambda description: ActorCritic(NetworkSpec.from_json(description)),
-    "q_network": lambda description: QNetwork(QNetworkSpec.from_json(description)),
-    "squashed_policy": lambda description: _policy(SquashedPolicy, description),
-    "deterministic_policy": lambda description: _policy(DeterministicPolicy, description),
-    "categorical_policy": lambda description: _policy(CategoricalPolicy, description),
-}
 
-
-def _policy(kind: type[PolicyNetwork], description: Mapping[str, Any]) -> Module:
-    spec = PolicySpec.from_json(description)
-    if not isinstance(
-        spec.action_space, spaces.Discrete if kind is CategoricalPolicy else spaces.Box
-    ):
-        raise CheckpointError(f"not the description of a network: {kind.kind} cannot act there")
-    return kind(spec)
-
-
-def register_module(name: str, build: Callable[[Mapping[str, Any]], Module]) -> None:
-    """Lets policy files whose module describes itself as `{"module": name, ...}` be loaded.
-
-    Files name modules through this registry only: a file cannot make the program import anything.
-    """
-    if name in _builders and _builders[name] is not build:
-        raise UsageError(f"register_module: {name!r} is taken; choose another name")
-    _builders[name] = build
-
-
-def policy_files(module: Module) -> dict[str, bytes]:
+def policy_files(network: Module | PlainNetwork) -> dict[str, bytes]:
     """The files of a policy directory by name; the description holds the sum of the weights.
 
     Raises:
-        UsageError: The module does not describe itself, so nothing could load it again.
+        UsageError: The network does not describe itself, so nothing could load it again.
     """
-    description = module.describe()
+    description = network.describe()
     if description is None:
         raise UsageError(
-            f"{type(module).__name__}.describe() gives None: return JSON from which it"
+            f"{type(network).__name__}.describe() gives None: return JSON from which it"
             " can be built again, and register the builder with rl.register_module"
         )
-    arrays = {name: t.cpu().numpy().copy() for name, t in module.state_dict().items()}
+    arrays = {name: np.array(a, order="C") for name, a in network.state_arrays().items()}
     weights = save_safetensors(arrays)
     head = {
         "format": FORMAT,
@@ -99,22 +75,29 @@ class Policy:
     One with memory remembers from call to call: `reset` it where an episode begins.
     """
 
-    def __init__(self, module: Module, seed: int = 0) -> None:
-        """Copies the module.
+    def __init__(self, network: Module | PlainNetwork, seed: int = 0) -> None:
+        """Copies the network.
 
         Args:
-            module: What acts.
+            network: What acts.
             seed: Of the noise of `act(..., deterministic=False)`.
         """
-        self._module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
-        self._layout = self._module.observation_layout
-        self._actions = self._module.action_layout
+        self._network = network.frozen()
+        self._layout = self._network.observation_layout
+        self._actions = self._network.action_layout
         self._generator = np.random.default_rng(seed)
-        self._actor = actor_factory(self._module)()
-        vectors = [p.reshape(-1) for p in self._module.parameters()]
-        buffers = {name: b.numpy().copy() for name, b in self._module.named_buffers()}
-        self._actor.set_weights(Weights(0, torch.cat(vectors).numpy().copy(), buffers))
+        self._actor = actor_factory(self._network)()
+        self._actor.set_weights(self._network.acting_weights(0))
         self._memory: Array | None = None  # [N, S], of a policy that has some and has acted
+
+    @functools.cached_property
+    def _module(self) -> Module:
+        if isinstance(self._network, PlainNetwork):
+            module = self._network.build().frozen()
+            for parameter in module.parameters():  # not beside each other: products take aligned
+                parameter.data = parameter.data.clone()  # rows otherwise than others
+            return module
+        return self._network
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -211,7 +194,7 @@ class Policy:
 
     def value(self, observation: Any) -> Any:
         """The value of one observation, a float, or of a batch, [N] float32."""
-        if not isinstance(self._module, ActorCritic):
+        if not isinstance(self._module, modules.ActorCritic):
             raise UsageError("this policy has no value function")
         inputs, single = self._tensors(observation)
         with torch.inference_mode(), torch_threads(1):
@@ -220,7 +203,7 @@ class Policy:
 
     def q_values(self, observation: Any) -> Any:
         """The value of every action in one observation, [A] float32, or in each of a batch."""
-        if not isinstance(self._module, QNetwork):
+        if not isinstance(self._module, q_network.QNetwork):
             raise UsageError("this policy has no action values")
         inputs, single = self._tensors(observation)
         with torch.inference_mode(), torch_threads(1):
@@ -229,7 +212,12 @@ class Policy:
 
     def distribution(self, observation: Any) -> Distribution:
         """The distribution over actions; a single observation is a batch of one."""
-        if not isinstance(self._module, ActorCritic | SquashedPolicy | CategoricalPolicy):
+        kinds = (
+            modules.ActorCritic,
+            policy_network.SquashedPolicy,
+            policy_network.CategoricalPolicy,
+        )
+        if not isinstance(self._module, kinds):
             raise UsageError("this policy has no distribution over actions")
         inputs, _ = self._tensors(observation)
         with torch.inference_mode(), torch_threads(1):
@@ -294,7 +282,7 @@ class Policy:
 
     def files(self) -> dict[str, bytes]:
         """The files of a policy directory by name, see `policy_files`."""
-        return policy_files(self._module)
+        return policy_files(self._network)
 
     def save(self, directory: str | Path) -> None:
         """Writes a policy directory. Raises `UsageError` when there is one already."""
@@ -336,15 +324,15 @@ class Policy:
                 f"{directory}/weights.safetensors: damaged: its SHA-256 is not the one policy.json"
                 f" names ({expected[:12]}...); take another copy"
             )
-        if not isinstance(name, str) or name not in _builders:
+        if not knows_module(name):
             raise CheckpointError(
                 f"{directory}: its module is {name!r}, which this program does not know; call"
                 " rl.register_module for it first"
             )
         check_named_encoder(description, imports, directory)
-        module = _builders[name](description)
-        _load_state(module, weights, directory)
-        return cls(module, seed)
+        network = network_of(name, description)
+        _load_state(network, weights, directory)
+        return cls(network, seed)
 
 
 def _check_values(leaf: Leaf, array: Array) -> None:
@@ -365,11 +353,14 @@ def _check_values(leaf: Leaf, array: Array) -> None:
             )
 
 
-def _load_state(module: Module, weights: bytes, directory: Path) -> None:
+def _load_state(network: Module | PlainNetwork, weights: bytes, directory: Path) -> None:
     try:
         arrays = load_safetensors(weights)
-        module.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
-    except (RuntimeError, SafetensorError) as error:
+        if isinstance(network, PlainNetwork):
+            network.load_state_arrays(arrays)
+        else:
+            network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+    except (RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: weights do not fit the network: {error}") from error
 
 

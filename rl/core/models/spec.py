@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from gymnasium import spaces
 
 from rl.configs.references import name_of
 from rl.core.data.space_json import space_from_json, space_to_json
 from rl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from rl.configs.ppo import PPOConfig
+    from rl.core.data.spaces import Spaces
 
 __all__ = [
     "LOG_STD_BOUNDS",
@@ -154,6 +158,25 @@ class NetworkSpec(PolicySpec):
     """Between the encoder and each torso."""
     memory_size: int = 64
     """Units of each."""
+
+    @classmethod
+    def of(cls, config: PPOConfig, env: Spaces) -> Self:
+        """The network that a config asks for."""
+        return cls(
+            env.observation,
+            env.action,
+            config.hidden_sizes,
+            config.activation,
+            config.normalize_observations,
+            config.image_encoder,
+            shared_torso=config.shared_torso,
+            orthogonal_init=config.orthogonal_init,
+            log_std_init=config.log_std_init,
+            memory=config.memory,
+            memory_size=config.memory_size,
+            encoder=config.encoder,
+            encoder_kwargs=config.encoder_kwargs,
+        )
 
     @property
     def state_size(self) -> int:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import torch
+from rl.core.lazy import torch, torch_is_loaded
 
-__all__ = ["torch_threads"]
+__all__ = ["torch_threads", "torch_threads_if_loaded"]
+
+
+def torch_threads_if_loaded(count: int) -> AbstractContextManager[None]:
+    """`torch_threads` for a block that may do without torch, and does not import it for this."""
+    return torch_threads(count) if torch_is_loaded() else nullcontext()
 
 
 @contextmanager

@@ -323,7 +323,7 @@ def test_the_group_is_its_learner_with_threads_of_its_own() -> None:
     other.set_state(state)
     for name, array in other.get_state().items():
         assert np.array_equal(array, state[name])
-    assert next(group.module.parameters()).shape == (2,)
+    assert group.network.state_arrays()["policy_head.bias"].shape == (2,)
 
 
 def test_a_device_that_is_not_there_is_told() -> None:
@@ -359,6 +359,7 @@ def test_what_learns_on_another_device_than_the_cpu_is_left_to_torch(
     meta = torch.device("meta")
     monkeypatch.setattr("rl.core.learning.learner.choose_device", lambda _: meta)
     settings = config_of(), SPACES, 1
+    monkeypatch.setattr("rl.core.learning.learner.means_cpu", lambda _: False)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("rl.core.learning.learner.FlatParameters", lambda *_, **__: None)
         learner = Regression(*settings)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl.core.learning.ranks import Ranks
+from rl.core.learning.ranks import Ranks, zeros
 
 
 class ThreadRanks(Ranks):
@@ -19,18 +19,19 @@ class ThreadRanks(Ranks):
         self.rank, self.size, self.share = rank, size, 1 / size
         self._shared = shared
 
-    def average_(self, values: Tensor) -> Tensor:
-        return self.sum_(values.mul_(self.share))
+    def average_(self, values: Any) -> Any:
+        values *= self.share
+        return self.sum_(values)
 
-    def sum_(self, values: Tensor) -> Tensor:
-        self._shared["values"][self.rank] = values.clone()
+    def sum_(self, values: Any) -> Any:
+        self._shared["values"][self.rank] = torch.as_tensor(values).clone()
         self._shared["barrier"].wait(60)
-        values.copy_(torch.stack(self._shared["values"]).sum(0))
+        values[...] = torch.stack(self._shared["values"]).sum(0)
         self._shared["barrier"].wait(60)
         return values
 
-    def whole(self, part: Tensor) -> Tensor:
-        rows = torch.zeros(self.rows, *part.shape[1:], dtype=part.dtype)
+    def whole(self, part: Any) -> Any:
+        rows = zeros(part, self.rows)
         if self.share > 0:
             rows[self._own(self.rows)] = part
         return self.sum_(rows)

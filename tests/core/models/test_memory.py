@@ -11,14 +11,13 @@ import torch
 from gymnasium import spaces
 
 from rl.core.data.tree import tree_map
-from rl.core.models.actor import draw_noise
+from rl.core.models.actor import actor_factory, draw_noise
 from rl.core.models.memory import Memory, Packed
 from rl.core.models.modules import ActorCritic
 from rl.core.models.numpy_memory import NumpyRecurrentActor
 from rl.core.models.policy import Policy
 from rl.core.models.q_network import QNetwork
 from rl.core.models.spec import NetworkSpec, QNetworkSpec
-from rl.core.models.torch_actor import actor_factory
 from rl.errors import CheckpointError, UsageError
 from rl.testing import check_module
 

@@ -9,11 +9,11 @@ from gymnasium import spaces
 
 from rl.core.data.tree import Array, Tree, tree_map
 from rl.core.data.weights import Weights
-from rl.core.models.actor import draw_noise
+from rl.core.models.actor import actor_factory, draw_noise
 from rl.core.models.modules import ActorCritic
 from rl.core.models.numpy_mlp import NumpyActor
 from rl.core.models.spec import ACTIVATIONS, Activation, NetworkSpec
-from rl.core.models.torch_actor import TorchActor, actor_factory
+from rl.core.models.torch_actor import TorchActor
 
 B = 16
 

@@ -11,8 +11,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rl.core.data.spaces import ActionLayout, ObservationLayout
+from rl.core.models.descriptions import register_module
 from rl.core.models.modules import ActorCritic, Module, TensorTree
-from rl.core.models.policy import Policy, register_module
+from rl.core.models.policy import Policy
 from rl.core.models.spec import NetworkSpec
 from rl.errors import CheckpointError, UsageError
 

@@ -10,7 +10,8 @@ from gymnasium import spaces
 
 from rl.core.data.action_range import ActionRange
 from rl.core.data.weights import Weights
-from rl.core.models.actor import draw_noise
+from rl.core.models.actor import actor_factory, draw_noise
+from rl.core.models.descriptions import network_of
 from rl.core.models.distributions import SquashedGaussian, squash, squashed_sample
 from rl.core.models.policy import Policy
 from rl.core.models.policy_network import (
@@ -20,7 +21,7 @@ from rl.core.models.policy_network import (
     SquashedPolicy,
 )
 from rl.core.models.spec import PolicySpec
-from rl.core.models.torch_actor import TorchActor, actor_factory
+from rl.core.models.torch_actor import TorchActor
 from rl.errors import CheckpointError, UsageError
 from rl.testing import check_module
 
@@ -215,12 +216,10 @@ def test_a_policy_file_gives_the_same_policy(
 def test_a_damaged_description_is_refused(
     kind: type[PolicyNetwork], actions: spaces.Space[Any], change: dict[str, Any]
 ) -> None:
-    from rl.core.models.policy import _builders
-
     described = policy_of(kind, actions).describe()
     assert PolicySpec.from_json(described) == policy_of(kind, actions).spec
     if "space" in change:
         other = BOX if kind is CategoricalPolicy else spaces.MultiDiscrete([2, 3])
         change = {"action_space": PolicySpec(BOX, other).to_json()["action_space"]}
     with pytest.raises(CheckpointError, match="not the description"):
-        _builders[kind.kind]({**described, **change})
+        network_of(kind.kind, {**described, **change})
