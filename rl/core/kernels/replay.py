@@ -17,6 +17,8 @@ from rl.core.kernels.library import address, kernels
 __all__ = ["CompiledReplay", "Heads"]
 
 Array = npt.NDArray[Any]
+_FLAGGED = np.dtype(np.float32), np.dtype(np.bool_)
+"""Rewards, and who terminated."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,17 @@ class CompiledReplay:
             row that is overwritten holds a slot, or arrays lie otherwise.
         """
         given = observations, actions, rewards, terminated
+        steps = len(rewards)
         if (
             (observations.dtype, actions.dtype) != self._kinds
             or (observations.shape[1:], actions.shape[1:]) != self._shapes
-            or rewards.dtype != np.float32
+            or (len(observations), len(actions)) != (steps + 1, steps)
+            or rewards.shape != terminated.shape
+            or (rewards.dtype, terminated.dtype) != _FLAGGED
             or not all(array.flags.c_contiguous for array in given)
         ):
             return False
-        return not self._put(self._at, len(rewards), *map(address, given))
+        return not self._put(self._at, steps, *map(address, given))
 
     def draw(self, chances: Array) -> Array:
         """Indices [M] of transitions by numbers [M] float64 in [0, 1)."""

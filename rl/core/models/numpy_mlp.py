@@ -278,8 +278,9 @@ class NumpyQActor:
         on_parameters = None if noise is None or not self.parameter_noise else noise[:, 1:]
         scores = self._scores(features, on_parameters)
         mask = self._observations.mask_of(observations)
-        if mask is None and kernels() is not None and scores.dtype == np.float32:
-            by = None if noise is None else noise[:, 0]
+        by = None if noise is None else noise[:, 0]
+        plain = scores.dtype == np.float32 and (by is None or by.dtype == np.float32)
+        if mask is None and plain and kernels() is not None:
             return sampling.choose_largest(scores, by, self._epsilon)
         best = best_allowed(scores, mask)
         if noise is None or self._epsilon == 0:

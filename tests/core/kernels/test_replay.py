@@ -175,10 +175,22 @@ def test_arrays_that_lie_otherwise_are_stored_all_the_same() -> None:
             {"observations": rollout.observations.astype(np.float64)},  # type: ignore[union-attr]
             {"rewards": np.asfortranarray(rollout.rewards)},
             {"observations": frozen},
+            {"rewards": rollout.rewards.astype(np.float64)},
         )
-        compiled.add(replace(rollout, **others[turn % 3]))
+        compiled.add(replace(rollout, **others[turn % 4]))
         plain.add(rollout)
         assert_alike(compiled, plain)
+
+
+def test_rollouts_that_are_none_are_refused_before_memory_is_read() -> None:
+    spaces_of = Spaces(OBSERVATIONS["vector"], DISCRETE)
+    steps = Steps(spaces_of, 2, np.random.default_rng())
+    compiled, _ = both(ReplayBuffer, spaces_of, 2, 60, 7)
+    compiled.add(steps.next(4))
+    rollout = steps.next(4)
+    for name in ("observations", "actions", "terminated"):
+        with pytest.raises((ValueError, IndexError)):
+            compiled.add(replace(rollout, **{name: getattr(rollout, name)[:3]}))
 
 
 def test_an_index_that_is_none_is_refused_before_memory_is_read() -> None:
