@@ -18,7 +18,7 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array, Tree, first_leaf
 from rl.core.data.weights import Weights
 from rl.core.kernels.library import kernels
-from rl.core.models.torch_actor import actor_factory
+from rl.core.models.actor import actor_factory
 from rl.core.runtime.resources import available_cpus
 from rl.env_runners import elastic
 from rl.env_runners.chorus import sample_all
@@ -112,7 +112,7 @@ def _sampled(
     """Holds both ways beside each other; returns how many rows each act of either had."""
     with config.build() as algorithm:
         weights = [algorithm.learners.get_weights() for _ in range(3)]
-        make_actor = actor_factory(algorithm.learners.module)
+        make_actor = actor_factory(algorithm.learners.network)
         factory = EnvironmentFactory.of(config, algorithm.spaces)
     for after in weights:  # out of its warm-up, which acts without a network
         if "warming_up" in after.buffers and after.version > weights[0].version:
