@@ -10,13 +10,18 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
-from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from rl.core.records.event_file import plugin_metadata, string_value
 
 __all__ = ["Setting", "hparams_end", "hparams_start", "layout"]
 
 Setting: TypeAlias = bool | int | float | str
+
+# As in `tensorboard.plugins.hparams.metadata`, which imports TensorBoard's stand-in for TensorFlow.
+HPARAMS_PLUGIN, HPARAMS_VERSION = "hparams", 0
+EXPERIMENT_TAG = "_hparams_/experiment"
+SESSION_START_TAG = "_hparams_/session_start_info"
+SESSION_END_TAG = "_hparams_/session_end_info"
 
 _CHARTS: Mapping[str, Mapping[str, str]] = {
     "Return": {
@@ -87,8 +92,8 @@ def hparams_start(settings: Mapping[str, Setting]) -> list[Summary.Value]:
     metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in _HPARAMS_METRICS]
     experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
     return [
-        _hparams(hparams_metadata.EXPERIMENT_TAG, {"experiment": experiment}),
-        _hparams(hparams_metadata.SESSION_START_INFO_TAG, {"session_start_info": start}),
+        _hparams(EXPERIMENT_TAG, {"experiment": experiment}),
+        _hparams(SESSION_START_TAG, {"session_start_info": start}),
     ]
 
 
@@ -96,12 +101,10 @@ def hparams_end(*, succeeded: bool) -> Summary.Value:
     """What the HParams page needs when a run ends."""
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
     end = plugin_data_pb2.SessionEndInfo(status=status)
-    return _hparams(hparams_metadata.SESSION_END_INFO_TAG, {"session_end_info": end})
+    return _hparams(SESSION_END_TAG, {"session_end_info": end})
 
 
 def _hparams(tag: str, content: Mapping[str, object]) -> Summary.Value:
-    data = plugin_data_pb2.HParamsPluginData(
-        version=hparams_metadata.PLUGIN_DATA_VERSION, **content
-    )
-    metadata = plugin_metadata(hparams_metadata.PLUGIN_NAME, data.SerializeToString())
+    data = plugin_data_pb2.HParamsPluginData(version=HPARAMS_VERSION, **content)
+    metadata = plugin_metadata(HPARAMS_PLUGIN, data.SerializeToString())
     return Summary.Value(tag=tag, metadata=metadata)

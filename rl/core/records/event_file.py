@@ -1,11 +1,10 @@
-"""TensorBoard event files, written in place with TensorBoard's own records; torch is not needed.
+"""TensorBoard event files, written in place with TensorBoard's own messages; no torch is needed.
 
 Written without a thread: the driver may fork, and a full disk is seen where it happens.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import socket
 import time
@@ -15,9 +14,9 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rl.core.records.files import AppendFile
+from rl.core.records.framing import framed
 
 __all__ = ["EventFile", "event_files", "scalar", "text", "video"]
 
@@ -49,9 +48,7 @@ class EventFile:
         self._add(Event(wall_time=time.time(), step=step, summary=summary))
 
     def _add(self, event: Event) -> None:
-        record = io.BytesIO()
-        RecordWriter(record).write(event.SerializeToString())
-        self._file.append(record.getvalue())
+        self._file.append(framed(event.SerializeToString()))
 
     def flush(self) -> None:
         """Hands what is pending to the operating system."""
