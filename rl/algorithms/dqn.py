@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -138,16 +139,16 @@ class DQNLearner(Learner[DQNConfig]):
         rollout = Rollout.concatenate(rollouts)
         steps_now = env_steps + rollout.num_steps
         learning_rate = self.set_learning_rate(env_steps)
-        metrics = {
-            "rollout/exploration_rate": self.epsilon.item(),
-            "train/learning_rate": learning_rate,
-        }
+        explored = self.epsilon.item()
+        metrics = {"rollout/exploration_rate": explored, "train/learning_rate": learning_rate}
         self.experience.remember(rollout, env_steps)
         self.move_target(env_steps, steps_now)
         averages = Averages(self.ranks)
         for _ in range(self.experience.due_updates(env_steps, steps_now)):
             averages.add(**self.step())
-        self.epsilon.fill_(self.exploration_rate(steps_now))
+        rate = float(np.float32(self.exploration_rate(steps_now)))
+        if rate != explored:  # it stays for most of a run, and torch takes its time for one number
+            self.epsilon.fill_(rate)
         metrics |= {f"train/{name}": value for name, value in averages.result().items()}
         return metrics | self.experience.report(steps_now)
 
