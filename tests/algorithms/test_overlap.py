@@ -237,7 +237,7 @@ def test_what_is_done_is_what_those_weights_do() -> None:
         watched = _Watched(td3)
         for _ in range(8):
             td3.train()
-        module = td3.learners.module
+        module = td3.learners.network
         assert isinstance(module, DeterministicPolicy)
         by_policy = []
         for weights in watched.learnt:

@@ -12,6 +12,7 @@ from rl.algorithms.ppo import PPO, PPOLearner
 from rl.core.data.rollout import Rollout
 from rl.core.data.weights import Weights
 from rl.core.models.modules import ActorCritic
+from rl.core.models.plain import PlainNetwork
 from rl.testing.algorithms import weights_of
 from tests.algorithms.test_images import Camera
 
@@ -64,7 +65,9 @@ def test_log_probabilities_are_those_of_the_policy_one_update_behind(
     config = _config().with_runtime(engine=engine).with_env_runners(overlap=overlap)
     with config.build() as ppo:
         learnt, rollouts = _watched(ppo, 6)
-        module = ppo.learners.module
+        network = ppo.learners.network
+        assert isinstance(network, PlainNetwork)
+        module = network.frozen().build()
         assert isinstance(module, ActorCritic)
         for number, rollout in enumerate(rollouts):
             distances = []
