@@ -201,14 +201,13 @@ class PPOLearner(Learner[PPOConfig]):
         """Leaves the gradient of the loss on M samples where `descend` takes it; returns terms."""
         if isinstance(minibatch, PPOArrays):
             return self.analytic.gradient(minibatch, clip_range, float(self.kl_coef))
-        score = self._score if self.recorded is None else self.recorded
-        return score(minibatch.columns(), clip_range, float(self.kl_coef))
+        if self.recorded is not None:
+            return self.recorded(minibatch.columns(), clip_range, float(self.kl_coef))
+        return self._score(minibatch.columns(), clip_range)
 
-    def _score(
-        self, columns: Sequence[Any], clip_range: float | Tensor, kl_coef: float | Tensor
-    ) -> dict[str, Tensor]:
-        """Loss and terms of what `PPOBatch.columns` gave; leaves the gradient."""
-        loss, terms = self.loss(PPOBatch(*columns), clip_range, kl_coef)
+    def _score(self, columns: Sequence[Any], *numbers: Any) -> dict[str, Tensor]:
+        """`gradient` of `PPOBatch.columns`, by clip_range, and kl_coef where it is recorded."""
+        loss, terms = self.loss(PPOBatch(*columns), *numbers)
         self.flat.backward(loss)
         return {"loss": loss, **terms}
 
