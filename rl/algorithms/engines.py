@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rl.algorithms.workers import begin_workers, choose_engine
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.spaces import Spaces
 from rl.core.learning.devices import devices_of_ranks
@@ -20,25 +21,16 @@ from rl.env_runners.group import EnvRunnerGroup
 if TYPE_CHECKING:
     from rl.algorithms.algorithm import Algorithm
 
-__all__ = ["choose_engine", "make_env_runners", "make_learners", "make_runtime"]
+__all__ = ["make_env_runners", "make_learners", "make_runtime"]
 
 MOST_THREADS = 2
 """Of compiled passes where nobody says a number; what more of them give was not measured."""
 
 
-def choose_engine(config: AlgorithmConfig) -> str:
-    """The engine asked for; `auto` takes processes where parts of the run work side by side."""
-    if config.runtime.engine != "auto":
-        return config.runtime.engine
-    if config.learners.num > 0:
-        return "process"
-    side_by_side = config.env_runners.num > 1 or config.env_runners.overlap
-    return "process" if side_by_side and available_cpus() > 1 else "inline"
-
-
 def make_runtime(config: AlgorithmConfig) -> Runtime:
     """The runtime of a run. Raises `UsageError` where Ray is missing or cannot be joined."""
     engine, settings = choose_engine(config), config.runtime
+    begin_workers(config)  # unless the command has
     if engine != "ray":
         return Runtime(engine)
     return Runtime(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from rl.configs.algorithm_config import AlgorithmConfig
-from rl.configs.problems import near_name
+from rl.configs.near import near_name
 from rl.configs.references import load_named
 from rl.configs.trust import check_imports
 from rl.configs.yaml_io import SettingsFile, located, read_settings, read_settings_file

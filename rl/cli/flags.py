@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from rl.configs.problems import ELSEWHERE, near_name, near_setting
+from rl.configs.near import near_name
+from rl.configs.problems import ELSEWHERE, near_setting
 from rl.errors import Problem
 
 __all__ = ["CommandLine", "Flag", "flag_name", "parse", "unknown_flags"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from rl.algorithms.stopping import ends_at_once
-from rl.configs.problems import near_name
+from rl.configs.near import near_name
 from rl.errors import EnvironmentFault, RLError, RuntimeFault, UsageError
 
 __all__ = ["Terminated", "rl_main", "run_command", "train_main"]

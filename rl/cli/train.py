@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl.algorithms.registry import algorithm_names, load_config
+from rl.algorithms.workers import workers_begun
 from rl.cli.flags import CommandLine, Flag, parse
 from rl.cli.settings import Sources, as_source, changed_names, config_from, sources_for
 from rl.configs.algorithm_config import AlgorithmConfig
@@ -155,7 +156,9 @@ def main(arguments: list[str]) -> int:
         if look.text("preset") and "no_preset" in look.values:
             raise UsageError("--preset and --no-preset contradict each other; leave one out")
         config, _ = config_from(sources_of(look), options, arguments, "train", DESCRIPTION)
-    return _train(config, run, look.text("run_dir"), arguments, _grace(look))
+    grace = _grace(look)
+    with workers_begun(config):  # they import what they need while we do
+        return _train(config, run, look.text("run_dir"), arguments, grace)
 
 
 def _refuse_finished(run: Path, result: Path, wanted: int) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rl.configs.base import FrozenDict, Settings, config, section_update
+from rl.configs.base import Settings, config, section_update
+from rl.configs.frozen import FrozenDict
 from rl.configs.kinds import (
     Amounts,
     AtLeastOne,

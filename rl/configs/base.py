@@ -19,7 +19,6 @@ from typing import (
     Any,
     ClassVar,
     Generic,
-    NoReturn,
     ParamSpec,
     Self,
     TypeVar,
@@ -37,30 +36,11 @@ from rl.configs.describe import admits, fields_of
 from rl.configs.problems import problems_of
 from rl.errors import ConfigError, Problem
 
-__all__ = ["FrozenDict", "Settings", "config", "section_update"]
+__all__ = ["Settings", "config", "section_update"]
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Settings")
 P = ParamSpec("P")
-
-
-class FrozenDict(dict[str, Any]):
-    """A dict that cannot be changed, so that a config stays the value it was; hashable."""
-
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("settings cannot be changed; make a changed copy with dataclasses.replace")
-
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self))  # values may be lists; equal dicts have equal keys
-
-    def __reduce__(self) -> tuple[type[FrozenDict], tuple[dict[str, Any]]]:
-        return FrozenDict, (dict(self),)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenDict:
-        return self
 
 
 def _refuse_boolean(annotation: Any, value: object) -> None:

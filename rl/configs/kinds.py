@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from rl.configs.base import FrozenDict
 from rl.configs.describe import Words
+from rl.configs.frozen import FrozenDict
 from rl.configs.references import is_importable, name_of
 
 __all__ = [

@@ -12,7 +12,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from rl.configs.problems import near_name
+from rl.configs.near import near_name
 from rl.configs.yaml_io import SettingsFile, read_settings_file
 from rl.errors import UsageError
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from rl.configs.describe import fields_of, is_section, rule, setting_paths
+from rl.configs.near import near_name
 from rl.errors import Problem
 
-__all__ = ["ELSEWHERE", "near_name", "near_setting", "problems_of", "shown", "unknown_setting"]
+__all__ = ["ELSEWHERE", "near_setting", "problems_of", "shown", "unknown_setting"]
 
 FOREIGN_NAMES: Mapping[str, tuple[str, ...]] = {
     "adam_eps": ("adam_epsilon",),
@@ -89,22 +89,8 @@ ELSEWHERE: Mapping[str, str] = dict.fromkeys(
 )
 """What to say to those who ask an algorithm for what only another has."""
 
-SHORTEST_START = 3
-"""Letters from which on the beginning of a name counts as near to it."""
-
 LONGEST_VALUE = 80
 """Characters of a wrong value that a message shows."""
-
-
-def near_name(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`, or None when none is."""
-    by_folded = {candidate.lower(): candidate for candidate in candidates}
-    if len(name) >= SHORTEST_START:
-        for folded, candidate in by_folded.items():
-            if folded.startswith(name.lower()):
-                return candidate
-    close = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
-    return by_folded[close[0]] if close else None
 
 
 def _section_names(settings: type) -> list[str]:

@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-from rl.configs.problems import near_name
+from rl.configs.near import near_name
 from rl.errors import UsageError
 
 __all__ = ["UserImportError", "is_importable", "load_named", "name_of"]

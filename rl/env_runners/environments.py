@@ -6,7 +6,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -19,7 +19,6 @@ from gymnasium.wrappers import (
     TimeLimit,
 )
 
-from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.masks import check_mask, with_mask
 from rl.core.data.spaces import ActionLayout, FrameStack, ObservationLayout, Spaces
 from rl.env_runners.atari import make_atari, make_rendered_atari
@@ -38,6 +37,9 @@ from rl.env_runners.masks import InfoMask, VectorInfoMask, tells_mask
 from rl.env_runners.single import SingleEnvironment
 from rl.env_runners.vectors import check_vector
 from rl.errors import RLError, UsageError
+
+if TYPE_CHECKING:  # workers do without its validator, which is long to import
+    from rl.configs.algorithm_config import AlgorithmConfig
 
 __all__ = [
     "EnvironmentFactory",

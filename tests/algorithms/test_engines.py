@@ -14,8 +14,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rl.algorithms.engines import choose_engine
 from rl.algorithms.ppo import PPO, PPOConfig
+from rl.algorithms.workers import choose_engine
 from rl.errors import EnvironmentFault, RestartsExhausted
 from rl.testing.algorithms import weights_of
 from rl.testing.probe_envs import MatchObservation, WrongSuccessor

@@ -16,11 +16,11 @@ import torch
 
 from rl.algorithms.algorithm import Algorithm
 from rl.algorithms.dqn import DQNConfig, DQNLearner
-from rl.algorithms.engines import choose_engine
 from rl.algorithms.ppo import PPOConfig
 from rl.algorithms.sac import SACConfig
 from rl.algorithms.td3 import TD3Config
 from rl.algorithms.training import Interrupted
+from rl.algorithms.workers import choose_engine
 from rl.cli.main import train_main
 from rl.configs import base
 from rl.configs.algorithm_config import AlgorithmConfig

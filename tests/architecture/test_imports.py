@@ -25,6 +25,7 @@ ALGORITHM_PARTS = {
     "training",
     "trials",
     "videos",
+    "workers",
 }
 LIGHT = [
     "rl",

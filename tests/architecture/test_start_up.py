@@ -88,3 +88,89 @@ def test_a_run_of_plain_networks_never_imports_torch(
 def test_what_needs_torch_imports_it(tmp_path: Path) -> None:
     """Else the test above would say nothing."""
     assert imported(tmp_path, "ppo", "CartPole-v1", "--learners.engine", "torch") == ["torch"]
+
+
+SAMPLED = """
+import functools
+import os
+import sys
+from pathlib import Path
+
+import gymnasium
+from rl.algorithms.registry import config_class
+
+
+class Listed(gymnasium.Wrapper):
+    def __init__(self, env, where):
+        super().__init__(env)
+        self.where = Path(where)
+
+    def step(self, action):
+        (self.where / str(os.getpid())).write_text(" ".join(sys.modules))
+        return super().step(action)
+
+
+def make_env(env, where):
+    return Listed(gymnasium.make(env), where)
+
+
+name, where = sys.argv[1:]
+env = "CartPole-v1" if name in ("ppo", "dqn") else "Pendulum-v1"
+config = config_class(name)(env=functools.partial(make_env, env, where), hidden_sizes=(8,))
+config = config.with_runtime(engine="process").with_env_runners(num=2, envs_per_runner=1)
+with config.build() as algorithm:
+    algorithm.sample(8)
+"""
+
+
+@pytest.mark.parametrize("name", list(algorithm_names()))
+def test_a_worker_imports_no_validator(tmp_path: Path, name: str) -> None:
+    """It takes as long as what a worker needs."""
+    command = [sys.executable, "-c", SAMPLED, name, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    workers = [path.read_text().split() for path in tmp_path.iterdir()]
+    assert len(workers) == 2
+    for modules in workers:
+        assert "numpy" in modules
+        assert not {"pydantic", "torch", "yaml"} & {*modules}
+
+
+BORN = """
+import sys
+from rl.cli.main import rl_main
+from rl.core.runtime import nursery
+
+started = []
+start = nursery.Forkserver.start
+nursery.Forkserver.start = lambda preload: started.append(start(preload)) or started[-1]
+begin = nursery.begin
+early = []
+nursery.begin = lambda preload: early.append("gymnasium" not in sys.modules) or begin(preload)
+assert rl_main(["train", *sys.argv[2:]]) == int(sys.argv[1])
+assert not nursery._spare
+assert all(each.process.returncode is not None for each in started)
+print(len(started), early[0] if early else None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("env", "runners", "code", "said"),
+    [
+        ("CartPole-v1", 2, 0, "1 True"),
+        ("NoSuch-v1", 2, 2, "1 True"),
+        ("CartPole-v1", 1, 0, "0 None"),
+    ],
+    ids=["processes", "refused", "inline"],
+)
+def test_one_forkserver_starts_while_the_driver_imports(
+    tmp_path: Path, env: str, runners: int, code: int, said: str
+) -> None:
+    """It is used, or ended where the environment is refused; without workers there is none."""
+    arguments = ["--algo", "ppo", "--env", env, "--run-dir", str(tmp_path / "run")]
+    arguments += ["--total-steps", "64", "--rollout-length", "16", "--minibatch-size", "16"]
+    arguments += ["--env-runners.num", str(runners), "--evaluation.num-episodes", "1"]
+    command = [sys.executable, "-c", BORN, str(code), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == said

@@ -6,7 +6,8 @@ import pytest
 
 from rl.configs import AlgorithmConfig, PPOConfig
 from rl.configs.describe import setting_paths
-from rl.configs.problems import FOREIGN_NAMES, near_name, near_setting
+from rl.configs.near import near_name
+from rl.configs.problems import FOREIGN_NAMES, near_setting
 from rl.errors import ConfigError
 
 

@@ -56,7 +56,7 @@ class Dispatcher(Conductor[Actor]):
         """Whether a worker that is to end is asked to, rather than killed."""
         self._born = 0
         self._closed = False
-        self._launchers: dict[tuple[str, ...], Launcher] = {}
+        self._launchers: list[Launcher] = []
         self._outbound: dict[Worker, list[tuple[Any, ...]]] = {}
         self._memory_kills = out_of_memory_kills()
         with_workers: dict[type, Callable[[Actor, Any], None]] = {
@@ -153,14 +153,17 @@ class Dispatcher(Conductor[Actor]):
     # Processes
 
     def launcher(self, preload: tuple[str, ...]) -> Launcher:
-        """The forkserver with these modules, started if it is not there."""
-        launcher = self._launchers.get(preload)
-        if launcher is None or launcher.lost:
-            if launcher is not None:
+        """The first forkserver that has these modules, started if there is none."""
+        for at, launcher in enumerate(self._launchers):
+            if not launcher.modules.issuperset(preload):
+                continue
+            if launcher.lost:
                 launcher.close()
-            launcher = Launcher(preload, self.reactor, self._hear_launcher)
-            self._launchers[preload] = launcher
-        return launcher
+                again = tuple(sorted(launcher.modules))
+                self._launchers[at] = Launcher(again, self.reactor, self._hear_launcher)
+            return self._launchers[at]
+        self._launchers.append(Launcher(preload, self.reactor, self._hear_launcher))
+        return self._launchers[-1]
 
     def _hear_launcher(self, word: str, number: int, value: object) -> None:
         worker = self.workers.get(number)
@@ -263,7 +266,7 @@ class Dispatcher(Conductor[Actor]):
     def close(self) -> None:
         """Ends every process and gives everything back. Called without the lock."""
         with self.reactor.lock:
-            for launcher in self._launchers.values():
+            for launcher in self._launchers:
                 launcher.close()
             for worker in self.workers.values():
                 self.reactor.unregister(worker.output)

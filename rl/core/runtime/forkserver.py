@@ -83,6 +83,8 @@ class _Forkserver:
         word, *rest = pickle.loads(data)
         if word == "birth":
             self._give_birth(rest[0], fds)
+        elif word == "variable":
+            _set_variable(*rest)
         elif word == "signal":
             for pid, number in self._children.items():
                 if number == rest[0]:
@@ -257,6 +259,13 @@ def run_to_exit(place: WorkerPlace) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 
 
 def _reseed() -> None:

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import select
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rl.core.runtime.forkserver import MAX_MESSAGE, Birth
+from rl.core.runtime.nursery import Forkserver, take
 from rl.core.runtime.reactor import Reactor
 
-__all__ = ["LIGHT", "Launcher"]
+__all__ = ["Launcher"]
 
-LIGHT = ("numpy", "gymnasium")
-"""Imported for every worker, where installed: a quarter of a second that each would spend
-otherwise."""
-ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-"""Set to 1 before anything is imported: each worker is one of many, and their thread pools would
-fight."""
 BIRTHS_AT_ONCE = 32
 """Wishes under way; more could fill both directions of the socket and block each end on the
 other."""
-END_S = 4.0
-"""The forkserver sweeps for at most three seconds."""
-
 Report = Callable[[str, int, object], None]
 """`born` with the pid, `stillborn` with a reason, `gone` with the wait status; the worker's number
 is second."""
@@ -55,17 +37,13 @@ class Launcher:
         self._living: dict[int, int | None] = {}  # number of the worker -> pid
         self.lost = False
         """Its process is gone; make another launcher."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                _command([*LIGHT, *preload], theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # out of reach of the terminal's Ctrl-C
-                env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
-            )
-        self._control = ours
-        reactor.register(ours.fileno(), self._hear)
+        self._forkserver = take(preload) or Forkserver.start(preload)
+        self.modules = frozenset(self._forkserver.preload)
+        """What its workers find imported."""
+        self._control = self._forkserver.control
+        for change in self._forkserver.changes().items():
+            self._tell(("variable", *change), ())
+        reactor.register(self._control.fileno(), self._hear)
 
     def start(self, birth: Birth, fds: tuple[int, int, int, int]) -> None:
         """Asks for a worker; its descriptors (line, lane, board, stderr) are closed when sent."""
@@ -92,12 +70,7 @@ class Launcher:
         for _, fds in self._waiting:
             _close(fds)
         self._waiting.clear()
-        self._control.close()
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._forkserver.end()
 
     def _send_births(self) -> None:
         while self._waiting and self._under_way < BIRTHS_AT_ONCE and not self.lost:
@@ -135,7 +108,7 @@ class Launcher:
         """The forkserver was killed; the kernel kills its workers, but not their children."""
         self.lost = True
         self._reactor.unregister(self._control.fileno())
-        self._process.wait()
+        self._forkserver.process.wait()
         for _, fds in self._waiting:
             _close(fds)
         self._waiting.clear()
@@ -144,23 +117,6 @@ class Launcher:
             if pid is not None:
                 _end_group(pid)
             self._on_report("orphaned", number, None)
-
-
-def _command(preload: Sequence[str], control: int) -> list[str]:
-    # The same sys.path as here, so that `rl` is found however it was found by the driver.
-    code = (
-        "import json, sys; task = json.loads(sys.argv[1]); sys.path[:] = task['path']; "
-        "from rl.core.runtime.forkserver import main; main(task['arguments'])"
-    )
-    task = {
-        "path": [str(Path(entry).absolute()) for entry in sys.path],
-        "arguments": [
-            *("--control", str(control)),
-            *("--driver", str(os.getpid())),
-            *("--preload", *preload),
-        ],
-    }
-    return [sys.executable, "-c", code, json.dumps(task)]
 
 
 def _end_group(pid: int, patience: float = 1.0) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rl.core.runtime.launcher import ONE_THREAD
+from rl.core.runtime.nursery import ONE_THREAD
 from rl.errors import RuntimeFault, UsageError
 
 __all__ = [
