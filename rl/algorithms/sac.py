@@ -25,7 +25,7 @@ from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array
-from rl.core.learning.analytic_sac import AnalyticSAC, sac_obstacles
+from rl.core.learning.analytic_sac import AnalyticSAC, NumpySAC, sac_obstacles
 from rl.core.learning.compiled_sac import CompiledSAC
 from rl.core.learning.experience import Experience, ReplayBatch
 from rl.core.learning.flat import FlatParameters, become_views, frozen_copy
@@ -113,7 +113,7 @@ class SACLearner(Learner[SACConfig]):
         super().set_up_engine()
         if self.by_hand:
             assert isinstance(self.module, SquashedPolicy)
-            kind = CompiledSAC if self.engine == "compiled" else AnalyticSAC
+            kind = CompiledSAC if self.engine == "compiled" else NumpySAC
             target = self.target_parameters.numpy()
             critics = self.critics, self.others["critics"]
             self.analytic = kind(self.module, self.flat, *critics, target)

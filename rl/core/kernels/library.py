@@ -50,11 +50,8 @@ _ARGUMENTS = {
     "choose_largest": "ii pi pi r p",
     "dqn_targets": "ii pi pi pp p",
     "dqn_slopes": "ii pi pp p ppp",
-    "squashed_sample": "ii pi p dd pi ppp",
-    "soft_targets": "ipp d ppp",
-    "critic_slopes": "ipppppp",
-    "lesser_slopes": "ipp",
-    "squashed_slopes": "iip pi pp d p",
+    "sac_critics": "ppp d p",
+    "sac_policy": "ppp d p",
     "convolve_images": "p",
     "convolve_back": "p",
     "replay_put": "pi pppp",
@@ -68,8 +65,6 @@ _ANSWER = {
     *("dqn_slopes", "replay_put", "replay_take"),
 }
 """Which give an int."""
-_SUMS = {"squashed_sample", "lesser_slopes"}
-"""Which give a double."""
 _STALE = "the kernels were compiled from other C files: install the package again, or make kernels"
 
 
@@ -152,8 +147,6 @@ def _described(library: LibraryT) -> LibraryT:
         function = getattr(library, name)
         function.argtypes = tuple(_KINDS[kind] for kind in kinds.replace(" ", ""))
         function.restype = ctypes.c_int if name in _ANSWER else None
-        if name in _SUMS:
-            function.restype = ctypes.c_double
     library.sources.restype = ctypes.c_char_p
     return library
 

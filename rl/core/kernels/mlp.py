@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rl.core.kernels.by_size import BySize
 from rl.core.kernels.library import Layer, Pass, address, kernels
 
-__all__ = ["COMPILED_ACTIVATIONS", "CompiledLayers", "CompiledMLP"]
+__all__ = ["COMPILED_ACTIVATIONS", "CompiledLayers", "CompiledMLP", "Room"]
 
 Array = npt.NDArray[Any]
 COMPILED_ACTIVATIONS = {"tanh": 1, "relu": 2, "elu": 3, "silu": 4}
 """What has a form in `passes.c`, by its number there; 0 is none."""
 PANEL = 16
-MOST_SIZES = 16
-"""Numbers of rows whose arrays are remembered; a learner has two or three."""
 ALIGNMENT = 64
 
 
@@ -50,14 +49,15 @@ class CompiledMLP:
         self._layers = layers
         self._gradients = gradients
         self._depth = len(layers)
-        self._inputs = layers[0][0].shape[1] if layers else 0
+        self.num_inputs = layers[0][0].shape[1] if layers else 0
         kind = COMPILED_ACTIVATIONS[activation]
         self._activations = [kind] * self._depth
         if head:
             self._activations[-1] = 0
         self._packed = [_packed_array(weight) for weight, _ in layers]
-        self._by_size: dict[int, _Rows] = {}
-        self._last: _Rows | None = None
+        self.room = BySize(self._room)
+        """The arrays of a number of rows, for who calls other functions of C on them."""
+        self._last: Room | None = None
         library = kernels()
         assert library is not None, "choose an engine by `kernels_obstacle`"
         self._forward, self._backward = library.forward, library.backward
@@ -69,14 +69,8 @@ class CompiledMLP:
         """
         if not self._depth:
             return inputs
-        size = inputs.shape[0]
-        rows = self._by_size.get(size)
-        if rows is None:
-            if len(self._by_size) >= MOST_SIZES:
-                self._by_size.clear()
-            rows = self._by_size[size] = self._arrays(size)
-        self._last = rows
-        inputs = _with_rows(inputs, self._inputs)
+        rows = self._last = self.room(inputs.shape[0])
+        inputs = _with_rows(inputs, self.num_inputs)
         rows.inputs = inputs
         rows.at = address(inputs), inputs.strides[0] // 4
         self._forward(rows.described, *rows.at)
@@ -106,7 +100,7 @@ class CompiledMLP:
         )
         return rows.at_inputs
 
-    def _arrays(self, size: int) -> _Rows:
+    def _room(self, size: int) -> Room:
         widths = [bias.shape[0] for _, bias in self._layers]
         inputs = [weight.shape[1] for weight, _ in self._layers]
         silu = COMPILED_ACTIVATIONS["silu"]
@@ -141,7 +135,7 @@ class CompiledMLP:
             layer.output_stride, layer.activation = strides[index], self._activations[index]
         top = _array(size, _padded(widths[-1]))
         described = Pass(ctypes.addressof(table), address(top), self._depth, size)
-        return _Rows(
+        return Room(
             described,
             outputs[-1][:, : widths[-1]],
             backs[0][:, : inputs[0]],
@@ -149,12 +143,12 @@ class CompiledMLP:
         )
 
 
-class _Rows:
-    """The arrays of one number of rows."""
+class Room:
+    """The arrays of one number of rows, and the `pass` of `passes.c` that tells where they lie."""
 
     def __init__(self, described: Pass, outputs: Array, at_inputs: Array, owned: object) -> None:
         self.structure = described
-        self.described = ctypes.addressof(described)
+        self.described = ctypes.addressof(described)  # alive as long as this is
         self.outputs = outputs  # of the last layer
         self.at_inputs = at_inputs  # the gradient there
         self.owned = owned  # what the structure points to

@@ -8,6 +8,8 @@
  * static.
  */
 
+#include "passes.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,47 +17,38 @@
 #include "threads.h"
 
 #define MOST_ROWS 66     /* of a part: their values stay in the cache from layer to layer */
-#define MOST_OUTPUTS 48  /* of a part of a weight's gradient */
+#define MOST_LINES 48    /* of a part of a weight's gradient */
 #define LEAST_PACKED 8192        /* numbers packed, and ... */
 #define LEAST_PRODUCTS (1 << 18) /* ... products that are worth a hand-over to other threads */
 
-typedef struct {
-    const float *weight;          /* element (o, i) at o * out_step + i * in_step */
-    const float *bias;            /* [outputs] */
-    float *weight_gradient;       /* steps as `weight` */
-    float *bias_gradient;         /* [outputs] */
-    float *packed;                /* [panels * (1 + inputs) * 16]: biases, then panels of weights */
-    float *packed_back;           /* [panels of inputs * outputs * 16]: weights, for gradients */
-    float *packed_side;           /* [N, padded inputs or outputs]: what stands right of a product
-                                     that gives the weight's gradient */
-    float *output;                /* [N, output_stride] */
-    float *kept;                  /* like output: slopes, of SiLU only */
-    float *gradient;              /* [N, padded inputs]: at the inputs */
-    int64_t inputs, outputs, out_step, in_step, output_stride, activation;
-} layer;
-
-typedef struct {
-    layer *layers;
-    float *top;                   /* [N, padded outputs of the last layer], where it is activated */
-    int64_t depth, rows;
-} pass;
-
-/* A matrix: element (row, column) at row * row_step + column * step. */
-typedef struct {
-    const float *data;
-    int64_t row, step;
-} matrix;
-
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* How many of `size` things one part has, at most `most`: whole tiles, and a part a thread. */
-static int64_t share(int64_t size, int64_t most)
+/* In how many parts `size` things are done, of about `most` at most: as many for each thread. */
+static int64_t parts_of(int64_t size, int64_t most)
 {
-    const int64_t each = (size + thread_count() - 1) / thread_count();
-    return least(most, (each + TILE - 1) / TILE * TILE);
+    const int64_t threads = thread_count(), turns = (size + threads * most - 1) / (threads * most);
+    return least(threads * turns, (size + TILE - 1) / TILE);
 }
 
-static int64_t parts(int64_t size, int64_t each) { return (size + each - 1) / each; }
+int64_t row_parts(int64_t rows, int64_t products)
+{
+    return products < LEAST_PRODUCTS ? 1 : parts_of(rows, MOST_ROWS);
+}
+
+/* Parts begin where a tile does, and have as many tiles as the others, but for one. */
+int64_t first_of(int64_t size, int64_t count, int64_t part)
+{
+    const int64_t tiles = (size + TILE - 1) / TILE;
+    return part == count ? size : tiles * part / count * TILE;
+}
+
+/* Calls a part for every i, on this thread alone where there is too little to do. */
+static void in_parts_if(int worth, void (*part)(const void *, int64_t), const void *job,
+                        int64_t count)
+{
+    if (worth) in_parts(part, job, count);
+    else for (int64_t i = 0; i < count; i++) part(job, i);
+}
 
 /* Packs panel `at` of the columns of b [k_size, n_size] to where all of its panels begin. */
 static void pack_panel(float *packed, int64_t at, const float *b, int64_t k_size, int64_t n_size,
@@ -72,15 +65,22 @@ typedef struct {
     int64_t depth;
 } packing;
 
-static void pack_forward(const void *job, int64_t i)
+static int64_t panels_of(const layer *l) { return padded(l->outputs) / PANEL; }
+
+static void pack_ahead(const layer *l, int64_t i)
 {
-    const packing *these = job;
-    const layer *l = these->layers;
-    for (; i >= padded(l->outputs) / PANEL; l++) i -= padded(l->outputs) / PANEL;
     const int64_t width = padded(l->outputs), n = i * PANEL, here = least(PANEL, l->outputs - n);
     memset(l->packed + n, 0, PANEL * sizeof(float));
     memcpy(l->packed + n, l->bias + n, here * sizeof(float));
     pack_panel(l->packed + width, i, l->weight, l->inputs, l->outputs, l->in_step, l->out_step);
+}
+
+static void pack_layer(const void *job, int64_t i)
+{
+    const packing *these = job;
+    const layer *l = these->layers;
+    for (; i >= panels_of(l); l++) i -= panels_of(l);
+    pack_ahead(l, i);
 }
 
 /* Packs weights and biases for forward passes, until the weights change. */
@@ -89,11 +89,10 @@ void pack_layers(const layer *layers, int64_t depth)
     const packing these = {layers, depth};
     int64_t panels = 0, numbers = 0;
     for (const layer *l = layers; l < layers + depth; l++) {
-        panels += padded(l->outputs) / PANEL;
+        panels += panels_of(l);
         numbers += l->inputs * l->outputs;
     }
-    if (numbers >= LEAST_PACKED) in_parts(pack_forward, &these, panels);
-    else for (int64_t i = 0; i < panels; i++) pack_forward(&these, i);
+    in_parts_if(numbers >= LEAST_PACKED, pack_layer, &these, panels);
 }
 
 static void layer_forward(const layer *l, float *output, int64_t stride, float *kept,
@@ -104,25 +103,15 @@ static void layer_forward(const layer *l, float *output, int64_t stride, float *
     product(output, stride, rows, l->outputs, l->inputs, x, x_stride, 1, l->packed + width, &how);
 }
 
-static int64_t products_of(const pass *p)
+int64_t products_of(const pass *p)
 {
     int64_t numbers = 0;
     for (int64_t i = 0; i < p->depth; i++) numbers += p->layers[i].inputs * p->layers[i].outputs;
     return numbers * p->rows;
 }
 
-/* What the parts of a pass have in common. */
-typedef struct {
-    const pass *p;
-    matrix x, g;
-    int64_t each;                 /* rows of a part */
-    int to_inputs;
-} going;
-
-static void rows_forward(const void *job, int64_t i)
+void rows_ahead(const going *now, int64_t from, int64_t rows)
 {
-    const going *now = job;
-    const int64_t from = i * now->each, rows = least(now->each, now->p->rows - from);
     const float *x = now->x.data;
     int64_t stride = now->x.row;
     for (const layer *l = now->p->layers; l < now->p->layers + now->p->depth; l++) {
@@ -133,18 +122,32 @@ static void rows_forward(const void *job, int64_t i)
     }
 }
 
-/* Rows of a part: all, where there is too little to do. */
-static int64_t rows_each(const pass *p)
+/* The rows of one pass, in parts. */
+typedef struct {
+    const going *now;
+    int64_t count;
+    void (*go)(const going *now, int64_t from, int64_t rows);
+} rowwise;
+
+static void some_rows(const void *job, int64_t i)
 {
-    return products_of(p) < LEAST_PRODUCTS ? p->rows : share(p->rows, MOST_ROWS);
+    const rowwise *all = job;
+    const int64_t rows = all->now->p->rows, from = first_of(rows, all->count, i);
+    all->go(all->now, from, first_of(rows, all->count, i + 1) - from);
+}
+
+static void all_rows(const going *now, void (*go)(const going *, int64_t, int64_t))
+{
+    const rowwise all = {now, row_parts(now->p->rows, products_of(now->p)), go};
+    in_parts(some_rows, &all, all.count);
 }
 
 /* Leaves the values of every layer in its `output`, and packs the weights first. */
 void forward(const pass *p, const float *x, int64_t x_stride)
 {
+    const going now = {.p = p, .x = {x, x_stride, 1}};
     pack_layers(p->layers, p->depth);
-    const going now = {.p = p, .x = {x, x_stride, 1}, .each = rows_each(p)};
-    in_parts(rows_forward, &now, parts(p->rows, now.each));
+    all_rows(&now, rows_ahead);
 }
 
 /* One row through layers whose weights lie [outputs, inputs]: dot products, nothing packed. */
@@ -224,34 +227,62 @@ static int goes_on(const going *now, const layer *l)
     return now->to_inputs || l > now->p->layers;
 }
 
-/* Panels of weights, for what goes on to the layer below. */
-static void pack_backward(const void *job, int64_t i)
+/* The layer after this one, of this pass or the next. */
+static void next_layer(const going **now, const layer **l)
 {
-    const going *now = job;
-    for (const layer *l = now->p->layers; l < now->p->layers + now->p->depth; l++) {
-        const int64_t panels = goes_on(now, l) ? padded(l->inputs) / PANEL : 0;
-        if (i < panels) {
-            pack_panel(l->packed_back, i, l->weight, l->outputs, l->inputs, l->out_step,
-                       l->in_step);
-            return;
-        }
-        i -= panels;
-    }
+    if (++*l == (*now)->p->layers + (*now)->p->depth) *l = (++*now)->p->layers;
 }
 
-/* Panels of what stands right in the products that give the weights' gradients. */
-static void pack_sides(const void *job, int64_t i)
+/* Columns of the gradient at a layer's inputs that are left out. */
+static int64_t left_out(const going *now, const layer *l)
 {
-    const going *now = job;
+    return l == now->p->layers ? now->first_input : 0;
+}
+
+/* Panels of a layer that are packed for the way ahead, and for the way back. */
+static int64_t ahead_of(const going *now, const layer *l)
+{
+    return now->ways & AHEAD ? panels_of(l) : 0;
+}
+
+static int64_t back_of(const going *now, const layer *l)
+{
+    if (!(now->ways & BACK) || !goes_on(now, l)) return 0;
+    return padded(l->inputs - left_out(now, l)) / PANEL;
+}
+
+/* Some passes at once. */
+typedef struct {
+    const going *all;
+    int64_t count;
+} passes;
+
+static void pack_some(const void *job, int64_t i)
+{
+    const passes *these = job;
+    const going *now = these->all;
     const layer *l = now->p->layers;
-    for (;; l++) {
-        const int64_t panels = padded(lies_out_in(l) ? l->inputs : l->outputs) / PANEL;
-        if (i < panels) break;
-        i -= panels;
+    while (i >= ahead_of(now, l) + back_of(now, l)) {
+        i -= ahead_of(now, l) + back_of(now, l);
+        next_layer(&now, &l);
     }
-    const matrix side = lies_out_in(l) ? inputs_of(now, l) : coming_back(now, l);
-    pack_panel(l->packed_side, i, side.data, now->p->rows, lies_out_in(l) ? l->inputs : l->outputs,
-               side.row, side.step);
+    const int64_t out = left_out(now, l);
+    if (i < ahead_of(now, l)) pack_ahead(l, i);
+    else pack_panel(l->packed_back, i - ahead_of(now, l), l->weight + out * l->in_step, l->outputs,
+                    l->inputs - out, l->out_step, l->in_step);
+}
+
+void pack_passes(const going *all, int64_t count)
+{
+    const passes these = {all, count};
+    int64_t panels = 0, numbers = 0;
+    for (const going *now = all; now < all + count; now++)
+        for (const layer *l = now->p->layers; l < now->p->layers + now->p->depth; l++) {
+            const int64_t ahead = ahead_of(now, l), back = back_of(now, l);
+            panels += ahead + back;
+            numbers += l->inputs * l->outputs * ((ahead > 0) + (back > 0));
+        }
+    in_parts_if(numbers >= LEAST_PACKED, pack_some, &these, panels);
 }
 
 /* The gradient before the last activation, of some rows. */
@@ -269,11 +300,9 @@ static void top_slopes(const going *now, const layer *l, int64_t from, int64_t r
         }
 }
 
-/* Some rows, from the last layer down. */
-static void rows_backward(const void *job, int64_t i)
+/* From the last layer down. */
+void rows_back(const going *now, int64_t from, int64_t rows)
 {
-    const going *now = job;
-    const int64_t from = i * now->each, rows = least(now->each, now->p->rows - from);
     const layer *last = now->p->layers + now->p->depth - 1;
     if (last->activation != NONE) top_slopes(now, last, from, rows);
     for (const layer *l = last; l >= now->p->layers && goes_on(now, l); l--) {
@@ -285,9 +314,29 @@ static void rows_backward(const void *job, int64_t i)
             .values = below ? below->output + start : NULL,
             .kept = below && below->kept ? below->kept + start : NULL,
         };
-        product(l->gradient + start, stride, rows, l->inputs, l->outputs, g.data + from * g.row,
-                g.row, g.step, l->packed_back, &times_slope);
+        product(l->gradient + start, stride, rows, l->inputs - left_out(now, l), l->outputs,
+                g.data + from * g.row, g.row, g.step, l->packed_back, &times_slope);
     }
+}
+
+static int64_t panels_beside(const layer *l)
+{
+    return padded(lies_out_in(l) ? l->inputs : l->outputs) / PANEL;
+}
+
+/* Panels of what stands right in the products that give the weights' gradients. */
+static void pack_side(const void *job, int64_t i)
+{
+    const passes *these = job;
+    const going *now = these->all;
+    const layer *l = now->p->layers;
+    while (i >= panels_beside(l)) {
+        i -= panels_beside(l);
+        next_layer(&now, &l);
+    }
+    const matrix side = lies_out_in(l) ? inputs_of(now, l) : coming_back(now, l);
+    pack_panel(l->packed_side, i, side.data, now->p->rows, lies_out_in(l) ? l->inputs : l->outputs,
+               side.row, side.step);
 }
 
 /* Sums over rows, in order, of some outputs. */
@@ -304,45 +353,54 @@ static void bias_gradient(const layer *l, int64_t rows, matrix g, int64_t from, 
             for (int64_t o = 0; o < size; o++) sums[o] += row[o * g.step];
 }
 
-/* Rows of a weight's gradient, as it lies, in one part. */
-static int64_t lines_each(const going *now, const layer *l)
-{
-    const int64_t lines = lies_out_in(l) ? l->outputs : l->inputs;
-    if (l->inputs * l->outputs * now->p->rows < LEAST_PRODUCTS) return lines;
-    return share(lines, MOST_OUTPUTS);
-}
+/* Rows of a weight's gradient, as it lies, and in how many parts they are computed. */
+static int64_t lines_of(const layer *l) { return lies_out_in(l) ? l->outputs : l->inputs; }
 
 static int64_t line_parts(const going *now, const layer *l)
 {
-    return parts(lies_out_in(l) ? l->outputs : l->inputs, lines_each(now, l));
+    if (l->inputs * l->outputs * now->p->rows < LEAST_PRODUCTS) return 1;
+    return parts_of(lines_of(l), MOST_LINES);
 }
 
 /* Some lines of a weight's gradient, and of the bias's. */
-static void parameter_gradients(const void *job, int64_t i)
+static void some_lines(const void *job, int64_t i)
 {
-    const going *now = job;
+    const passes *these = job;
     const finish plainly = {0};
+    const going *now = these->all;
     const layer *l = now->p->layers;
-    for (; i >= line_parts(now, l); l++) i -= line_parts(now, l);
+    while (i >= line_parts(now, l)) {
+        i -= line_parts(now, l);
+        next_layer(&now, &l);
+    }
     const matrix x = inputs_of(now, l), g = coming_back(now, l);
-    const int64_t each = lines_each(now, l), from = i * each, rows = now->p->rows;
+    const int64_t count = line_parts(now, l), from = first_of(lines_of(l), count, i);
+    const int64_t size = first_of(lines_of(l), count, i + 1) - from, rows = now->p->rows;
     if (lies_out_in(l)) {
-        const int64_t size = least(each, l->outputs - from);
         bias_gradient(l, rows, g, from, size);
         product(l->weight_gradient + from * l->out_step, l->out_step, size, l->inputs, rows,
                 g.data + from * g.step, g.step, g.row, l->packed_side, &plainly);
     } else {
         if (!i) bias_gradient(l, rows, g, 0, l->outputs);
-        product(l->weight_gradient + from * l->in_step, l->in_step, least(each, l->inputs - from),
-                l->outputs, rows, x.data + from * x.step, x.step, x.row, l->packed_side, &plainly);
+        product(l->weight_gradient + from * l->in_step, l->in_step, size, l->outputs, rows,
+                x.data + from * x.step, x.step, x.row, l->packed_side, &plainly);
     }
 }
 
-static void in_parts_if(int worth, void (*part)(const void *, int64_t), const going *now,
-                        int64_t count)
+void parameter_gradients(const going *all, int64_t count)
 {
-    if (worth) in_parts(part, now, count);
-    else for (int64_t i = 0; i < count; i++) part(now, i);
+    const passes these = {all, count};
+    int64_t panels = 0, numbers = 0, lines = 0, products = 0;
+    for (const going *now = all; now < all + count; now++) {
+        products += products_of(now->p);
+        for (const layer *l = now->p->layers; l < now->p->layers + now->p->depth; l++) {
+            panels += panels_beside(l);
+            numbers += panels_beside(l) * PANEL * now->p->rows;
+            lines += line_parts(now, l);
+        }
+    }
+    in_parts_if(numbers >= LEAST_PACKED, pack_side, &these, panels);
+    in_parts_if(products >= LEAST_PRODUCTS, some_lines, &these, lines);
 }
 
 /* From the gradient at the values of the last forward pass, element (row, output) at row * g_row +
@@ -350,23 +408,11 @@ static void in_parts_if(int worth, void (*part)(const void *, int64_t), const go
 void backward(const pass *p, const float *x, int64_t x_stride, const float *g, int64_t g_row,
               int64_t g_step, int to_inputs, int parameters)
 {
-    const going now = {.p = p, .x = {x, x_stride, 1}, .g = {g, g_row, g_step},
-                       .each = rows_each(p), .to_inputs = to_inputs};
-    int64_t weights = 0, sides = 0, lines = 0, weight_numbers = 0, side_numbers = 0;
-    for (const layer *l = p->layers; l < p->layers + p->depth; l++) {
-        const int64_t side = padded(lies_out_in(l) ? l->inputs : l->outputs);
-        if (goes_on(&now, l)) {
-            weights += padded(l->inputs) / PANEL;
-            weight_numbers += l->inputs * l->outputs;
-        }
-        sides += side / PANEL, side_numbers += side * p->rows;
-        lines += line_parts(&now, l);
-    }
-    in_parts_if(weight_numbers >= LEAST_PACKED, pack_backward, &now, weights);
-    in_parts(rows_backward, &now, parts(p->rows, now.each));
-    if (!parameters) return;
-    in_parts_if(side_numbers >= LEAST_PACKED, pack_sides, &now, sides);
-    in_parts_if(products_of(p) >= LEAST_PRODUCTS, parameter_gradients, &now, lines);
+    const going now = {.p = p, .x = {x, x_stride, 1}, .g = {g, g_row, g_step}, .ways = BACK,
+                       .to_inputs = to_inputs};
+    pack_passes(&now, 1);
+    all_rows(&now, rows_back);
+    if (parameters) parameter_gradients(&now, 1);
 }
 
 /* What all C files were when this was compiled, by their hash; empty: nobody said. */

@@ -13,7 +13,7 @@ from rl.core.data.tree import Array
 from rl.core.kernels.mlp import CompiledMLP
 from rl.core.learning.analytic_mlp import ACTIVATIONS
 
-__all__ = ["AnalyticTwinCritics", "CompiledTwinCritics"]
+__all__ = ["AnalyticTwinCritics", "compiled_critics"]
 
 
 class AnalyticTwinCritics:
@@ -80,41 +80,19 @@ class AnalyticTwinCritics:
         return gradient
 
 
-class CompiledTwinCritics:
-    """The same on compiled passes, one critic after the other."""
-
-    def __init__(
-        self,
-        parameters: Mapping[str, Array],
-        gradients: Mapping[str, Array] | None,
-        activation: str,
-    ) -> None:
-        """Takes views: weights [2, inputs, outputs], biases [2, 1, outputs]."""
-        self._both = [
-            CompiledMLP(
-                _layers_of(parameters, critic),
-                None if gradients is None else _layers_of(gradients, critic),
-                activation,
-                head=True,
-            )
-            for critic in range(2)
-        ]
-
-    def forward(self, inputs: Array) -> list[Array]:
-        """Values [M] of each, of inputs [M, F + d]; valid until the next call."""
-        return [critic.forward(inputs)[:, 0] for critic in self._both]
-
-    def backward(self, gradient: Array, parameters: bool) -> list[Array]:
-        """From the gradient at the values [2, M], writes that of all parameters, or leaves them.
-
-        Returns:
-            Without `parameters`, the gradient at the inputs [M, F + d] of each, valid until the
-            next call; else nothing of use.
-        """
-        return [
-            critic.backward(own[:, None], to_inputs=not parameters, parameters=parameters)
-            for critic, own in zip(self._both, gradient, strict=True)
-        ]
+def compiled_critics(
+    parameters: Mapping[str, Array], gradients: Mapping[str, Array] | None, activation: str
+) -> list[CompiledMLP]:
+    """Both critics on compiled passes; arguments as of `AnalyticTwinCritics`."""
+    return [
+        CompiledMLP(
+            _layers_of(parameters, critic),
+            None if gradients is None else _layers_of(gradients, critic),
+            activation,
+            head=True,
+        )
+        for critic in range(2)
+    ]
 
 
 def _layers_of(views: Mapping[str, Array], critic: int) -> list[tuple[Array, Array]]:

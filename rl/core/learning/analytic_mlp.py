@@ -14,13 +14,12 @@ from typing import Protocol
 import numpy as np
 
 from rl.core.data.tree import Array
+from rl.core.kernels.by_size import BySize
 from rl.core.kernels.mlp import CompiledMLP
 
 __all__ = ["ACTIVATIONS", "MLP", "AnalyticMLP", "linear_names", "make_mlp"]
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-MOST_SIZES = 16
-"""Numbers of rows whose arrays are remembered; a learner has two or three."""
 
 
 class Activation(Protocol):
@@ -171,7 +170,8 @@ class AnalyticMLP:
         if head:
             self._activations[-1] = None
         self._widths = [weight.shape[0] for weight in self._weights]
-        self._by_size: dict[int, _Rows] = {}
+        inputs = self._weights[0].shape[1] if names else 0
+        self._rows = BySize(lambda size: _Rows(size, self._widths, inputs))
         self._last: _Rows | None = None
 
     def forward(self, inputs: Array) -> Array:
@@ -181,13 +181,7 @@ class AnalyticMLP:
         """
         if not self._layers:
             return inputs
-        size = inputs.shape[0]
-        rows = self._by_size.get(size)
-        if rows is None:
-            if len(self._by_size) >= MOST_SIZES:
-                self._by_size.clear()
-            rows = _Rows(size, self._widths, inputs.shape[1])
-            self._by_size[size] = rows
+        rows = self._rows(inputs.shape[0])
         rows.inputs, self._last = inputs, rows
         for (weight, bias), output, kept, activation in zip(
             self._layers, rows.outputs, rows.kept, self._activations, strict=True

@@ -1,4 +1,4 @@
-"""The gradients of SAC's losses by hand, for continuous actions: the engine `numpy`.
+"""The gradients of SAC's losses by hand, for continuous actions; and the engine `numpy`.
 
 `SACLearner.critic_loss` and `policy_loss` are the definitions; tests hold these to their gradients,
 to 1e-5. Shapes: M transitions of a batch, F features, d numbers of an action; 2 is the critics.
@@ -7,7 +7,8 @@ to 1e-5. Shapes: M transitions of a batch, F features, d numbers of an action; 2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from rl.core.data.replay import Transitions
 from rl.core.data.tree import Array, Tree
 from rl.core.data.weights import ParameterTable, Weights
 from rl.core.learning.analytic_critics import AnalyticTwinCritics
-from rl.core.learning.analytic_mlp import linear_names, make_mlp
+from rl.core.learning.analytic_mlp import AnalyticMLP, linear_names
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
 from rl.core.models.numpy_encoder import NumpyEncoder
@@ -23,7 +24,11 @@ from rl.core.models.policy_network import CategoricalPolicy, SquashedPolicy
 from rl.core.models.spec import LOG_STD_BOUNDS
 from rl.core.models.twin_critics import TwinCritics
 
-__all__ = ["AnalyticSAC", "sac_obstacles"]
+__all__ = ["AnalyticSAC", "Named", "NumpySAC", "Views", "sac_obstacles"]
+
+Named = Mapping[str, Array]
+Views = tuple[Named, Named]
+"""Of parameters, and of their gradients."""
 
 LOG_SQRT_2PI = np.float32(0.5 * math.log(2 * math.pi))
 LOG_2 = np.float32(math.log(2))
@@ -38,8 +43,8 @@ def sac_obstacles(module: SquashedPolicy | CategoricalPolicy) -> Iterator[str]:
         yield from network_obstacles(module)
 
 
-class AnalyticSAC:
-    """Both losses of SAC with a squashed Gaussian policy; `CompiledSAC` has them in C."""
+class AnalyticSAC(ABC):
+    """Both losses of SAC with a squashed Gaussian policy, whoever computes their gradients."""
 
     def __init__(
         self,
@@ -48,7 +53,6 @@ class AnalyticSAC:
         critics: TwinCritics,
         critics_flat: FlatParameters,
         target: Array,
-        engine: str = "numpy",
     ) -> None:
         """Takes views of a learner's vectors; it computes with whatever stands there.
 
@@ -58,34 +62,39 @@ class AnalyticSAC:
             critics: Whose parameters are views of `critics_flat`.
             critics_flat: Its `gradient_array` is written.
             target: Parameters of the target critics, [P].
-            engine: Who passes through the policy, `numpy` or `compiled`.
         """
         spec, table = policy.spec, policy.parameter_table()
         names = [*linear_names("torso", len(spec.hidden_sizes)), "head"]
-        self._policy = make_mlp(
-            engine,
-            names,
-            table.views(flat.array),
-            table.views(flat.gradient_array),
-            spec.activation,
-            head=True,
-        )
+        own = table.views(flat.array), table.views(flat.gradient_array)
         table = ParameterTable({name: tuple(p.shape) for name, p in critics.named_parameters()})
         views = table.views(critics_flat.array), table.views(critics_flat.gradient_array)
-        self._views = views, table.views(target), spec.activation
-        self._critics = AnalyticTwinCritics(*views, spec.activation)
-        self._target = AnalyticTwinCritics(table.views(target), None, spec.activation)
         self._middle, self._inverse = policy.bounds.middle.numpy(), policy.bounds.inverse.numpy()
         self._normalizes = spec.normalize_observations
         buffers = {name: buffer.numpy() for name, buffer in policy.named_buffers()}
         self._live = Weights(0, flat.array, buffers)
         self._encode = NumpyEncoder(spec)
+        self._make(names, own, views, table.views(target), spec.activation)
+
+    @abstractmethod
+    def _make(
+        self, names: Sequence[str], policy: Views, critics: Views, target: Named, activation: str
+    ) -> None:
+        """Makes the networks.
+
+        Args:
+            names: Of the policy's layers, first to last.
+            policy: Its parameters and gradients by name.
+            critics: Those of the critics, as `TwinCritics` names them.
+            target: Parameters of the target critics, like theirs.
+            activation: Of all of them.
+        """
 
     def _features(self, observations: Tree) -> Array:
         if self._normalizes:
             self._encode.set_weights(self._live)
         return self._encode(observations)
 
+    @abstractmethod
     def critic_gradient(
         self, batch: Transitions, noise: Array, ent_coef: float, weights: Array | None
     ) -> tuple[dict[str, float], Array]:
@@ -100,6 +109,27 @@ class AnalyticSAC:
         Returns:
             Scalars under their public names, and errors [2, M].
         """
+
+    @abstractmethod
+    def policy_gradient(
+        self, observations: Tree, noise: Array, ent_coef: float
+    ) -> tuple[float, float]:
+        """Writes the gradient of the policy's loss; returns the loss and the mean log pi."""
+
+
+class NumpySAC(AnalyticSAC):
+    """The gradients in numpy; `CompiledSAC` has them in C."""
+
+    def _make(
+        self, names: Sequence[str], policy: Views, critics: Views, target: Named, activation: str
+    ) -> None:
+        self._policy = AnalyticMLP(names, *policy, activation, head=True)
+        self._critics = AnalyticTwinCritics(*critics, activation)
+        self._target = AnalyticTwinCritics(target, None, activation)
+
+    def critic_gradient(
+        self, batch: Transitions, noise: Array, ent_coef: float, weights: Array | None
+    ) -> tuple[dict[str, float], Array]:
         following = self._features(batch.next_observations)
         next_actions, log_probs, _, _ = self._sample(following, noise)
         values = self._target.forward(np.concatenate((following, next_actions), 1))
@@ -119,7 +149,6 @@ class AnalyticSAC:
     def policy_gradient(
         self, observations: Tree, noise: Array, ent_coef: float
     ) -> tuple[float, float]:
-        """Writes the gradient of the policy's loss; returns the loss and the mean log pi."""
         features = self._features(observations)
         actions, log_probs, spread, inside = self._sample(features, noise)
         values = self._critics.forward(np.concatenate((features, actions), 1))

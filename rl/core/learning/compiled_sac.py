@@ -5,76 +5,53 @@ Shapes: M transitions of a batch, F features, d numbers of an action; 2 is the c
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
 from rl.core.data.replay import Transitions
 from rl.core.data.tree import Array, Tree
-from rl.core.kernels.sac import CompiledSACLosses
-from rl.core.learning.analytic_critics import CompiledTwinCritics
-from rl.core.learning.analytic_sac import AnalyticSAC
-from rl.core.learning.flat import FlatParameters
-from rl.core.models.policy_network import SquashedPolicy
+from rl.core.kernels.mlp import CompiledMLP
+from rl.core.kernels.sac import CompiledSACLosses, SACNetworks
+from rl.core.learning.analytic_critics import compiled_critics
+from rl.core.learning.analytic_mlp import make_mlp
+from rl.core.learning.analytic_sac import AnalyticSAC, Named, Views
 from rl.core.models.spec import LOG_STD_BOUNDS
-from rl.core.models.twin_critics import TwinCritics
 
 __all__ = ["CompiledSAC"]
 
 
 class CompiledSAC(AnalyticSAC):
-    """`AnalyticSAC`, with what lies between passes through the networks in a call each."""
+    """Each gradient in one call of `sac.c`."""
 
-    def __init__(
-        self,
-        policy: SquashedPolicy,
-        flat: FlatParameters,
-        critics: TwinCritics,
-        critics_flat: FlatParameters,
-        target: Array,
+    def _make(
+        self, names: Sequence[str], policy: Views, critics: Views, target: Named, activation: str
     ) -> None:
-        super().__init__(policy, flat, critics, critics_flat, target, "compiled")
-        own, target_views, activation = self._views
-        self._both = CompiledTwinCritics(*own, activation)
-        self._both_targets = CompiledTwinCritics(target_views, None, activation)
-        self._losses = CompiledSACLosses(len(self._middle), LOG_STD_BOUNDS)
-        # What the critics see, [M, F + d]: of what was done, and of what the policy would do.
-        self._done = self._drawn = np.empty((0, 0), np.float32)
-
-    def _inputs(self, features: Array) -> None:
-        """Makes room for as many rows as there are features."""
-        shape = len(features), features.shape[1] + len(self._middle)
-        if self._done.shape != shape:
-            self._done, self._drawn = (np.empty(shape, np.float32) for _ in range(2))
+        acting = make_mlp("compiled", names, *policy, activation, head=True)
+        assert isinstance(acting, CompiledMLP)
+        self._losses = CompiledSACLosses(
+            SACNetworks(
+                acting,
+                compiled_critics(*critics, activation),
+                compiled_critics(target, None, activation),
+                self._middle,
+                self._inverse,
+                LOG_STD_BOUNDS,
+            )
+        )
 
     def critic_gradient(
         self, batch: Transitions, noise: Array, ent_coef: float, weights: Array | None
     ) -> tuple[dict[str, float], Array]:
-        losses = self._losses
+        features = self._features(batch.observations)
         following = self._features(batch.next_observations)
-        self._inputs(following)
-        split = following.shape[1]
-        done, drawn = self._done, self._drawn
-        drawn[:, :split] = following
-        losses.sample(self._policy.forward(following), noise, drawn[:, split:])
-        targets = self._both_targets.forward(drawn)
-        losses.set_targets(targets, batch.returns, batch.discounts, ent_coef)
-        done[:, :split] = self._features(batch.observations)
-        own = np.subtract(batch.actions, self._middle, out=done[:, split:])
-        own *= self._inverse
-        slopes, errors, loss, value = losses.critic_slopes(self._both.forward(done), weights)
-        self._both.backward(slopes, parameters=True)
+        loss, value, errors = self._losses.critic_gradient(
+            (features, batch.actions, batch.returns, following, batch.discounts),
+            *(noise, ent_coef, weights),
+        )
         return {"critic_loss": loss, "q_value": value}, errors
 
     def policy_gradient(
         self, observations: Tree, noise: Array, ent_coef: float
     ) -> tuple[float, float]:
-        losses = self._losses
         features = self._features(observations)
-        self._inputs(features)
-        split, drawn = features.shape[1], self._drawn
-        drawn[:, :split] = features
-        log_prob = losses.sample(self._policy.forward(features), noise, drawn[:, split:])
-        slopes, value = losses.lesser_slopes(self._both.forward(drawn))
-        backs = self._both.backward(slopes, parameters=False)
-        gradient = losses.policy_slopes([back[:, split:] for back in backs], ent_coef)
-        self._policy.backward(gradient)
+        value, log_prob = self._losses.policy_gradient(features, noise, ent_coef)
         return ent_coef * log_prob - value, log_prob

@@ -141,13 +141,27 @@ def run_python(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+PPO = rl.PPOConfig(
+    env="CartPole-v1", seed=3, rollout_length=64, num_epochs=2, minibatch_size=256
+).with_env_runners(envs_per_runner=8)
+SAC = rl.SACConfig(
+    env="Pendulum-v1",
+    seed=3,
+    rollout_length=50,
+    learning_starts=50,
+    hidden_sizes=(96, 70),
+    batch_size=250,
+    prioritized=True,
+)
+
+
 @needs_kernels
-def test_learners_threads_changes_no_bit_of_a_compiled_run() -> None:
+@pytest.mark.parametrize("run", [PPO, SAC], ids=["ppo", "sac"])
+def test_learners_threads_changes_no_bit_of_a_compiled_run(
+    run: rl.PPOConfig | rl.SACConfig,
+) -> None:
     def weights(threads: int | str) -> bytes:
-        config = rl.PPOConfig(
-            env="CartPole-v1", seed=3, rollout_length=64, num_epochs=2, minibatch_size=256
-        ).with_env_runners(envs_per_runner=8)
-        config = config.with_learners(threads=threads, engine="compiled")
+        config = run.with_learners(threads=threads, engine="compiled")
         with config.build() as algorithm:
             for _ in range(2):
                 algorithm.train()
