@@ -12,6 +12,7 @@ from rl.core.learning.devices import devices_of_ranks
 from rl.core.learning.learner import Learner
 from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_group import LearnerGroup
+from rl.core.learning.threads import LearningThreads
 from rl.core.models.actor import ActorFactory
 from rl.core.runtime import Runtime
 from rl.core.runtime.resources import available_cpus
@@ -21,7 +22,7 @@ from rl.env_runners.group import EnvRunnerGroup
 if TYPE_CHECKING:
     from rl.algorithms.algorithm import Algorithm
 
-__all__ = ["make_env_runners", "make_learners", "make_runtime"]
+__all__ = ["free_cores", "make_env_runners", "make_learners", "make_runtime"]
 
 MOST_THREADS = 2
 """Of compiled passes where nobody says a number; what more of them give was not measured."""
@@ -47,7 +48,8 @@ def make_learners(algorithm: Algorithm[Any]) -> LearnerGroup | LearnerActors:
     """The learners of an algorithm that has its config, spaces and runtime."""
     config = algorithm.config
     if config.learners.num == 0:
-        return LearnerGroup(algorithm.make_learner, *_threads(config, algorithm.runtime.engine))
+        threads = LearningThreads.of(config.learners, free_cores(config, algorithm.runtime.engine))
+        return LearnerGroup(algorithm.make_learner, threads)
     clustered = algorithm.runtime.engine == "ray"
     makers: list[Callable[[], Learner[Any]]] = []
     for device in devices_of_ranks(config.learners, clustered):
@@ -59,19 +61,15 @@ def make_learners(algorithm: Algorithm[Any]) -> LearnerGroup | LearnerActors:
     return LearnerActors(algorithm.runtime, makers, config, preload)
 
 
-def _threads(config: AlgorithmConfig, engine: str) -> tuple[int, int]:
-    """Threads of the learner in the driver: of torch and numpy, and of compiled passes.
+def free_cores(config: AlgorithmConfig, engine: str) -> int:
+    """For the learner in the driver, at most `MOST_THREADS`.
 
-    The latter change no bit of a result, so they follow the machine: as many as have a core for
-    themselves, at most `MOST_THREADS`. Runners need their cores only while they sample beside.
+    Runners need theirs only while they sample beside it.
     """
-    asked = config.learners.threads
-    if isinstance(asked, int):
-        return asked, asked
     runners = config.env_runners
     hosts = runners.max or runners.num if engine != "inline" else 0
     busy = hosts if runners.overlap else 0
-    return 1, max(1, min(MOST_THREADS, available_cpus() - busy))
+    return max(1, min(MOST_THREADS, available_cpus() - busy))
 
 
 def make_env_runners(

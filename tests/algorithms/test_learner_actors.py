@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.learning.devices import devices_of_ranks
 from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_rank import LearnerRank
+from rl.core.learning.ranks import GroupBroken
+from rl.core.learning.threads import LearningThreads
 from rl.errors import ConfigError, RuntimeFault
 from rl.testing.algorithms import weights_of
 
@@ -174,6 +178,54 @@ def test_killed_learners_change_nothing(config_of: Any, victims: tuple[int, ...]
         restarts = group_of(algorithm).health()["learners/restarts"]
         assert restarts == 2
         assert weights_of(algorithm) == expected
+
+
+def test_a_learner_made_anew_between_two_calls_never_answers_for_the_run() -> None:
+    """It is as the run began: its weights must not act, nor become a checkpoint."""
+    with ppo_config(2).build() as algorithm:
+        for _ in range(2):
+            algorithm.train()
+        group = group_of(algorithm)
+        state, weights = group.get_state(), group.get_weights().result()
+        asks: list[Callable[[], Any]] = [
+            group.get_state,
+            lambda: group.get_weights(again=True).result().parameters,
+            lambda: group._ask(LearnerRank.get_network).result().vector,
+            lambda: group.set_state(state),
+            lambda: group.use_engine(group.engine),
+        ]
+        for count, ask in enumerate(asks, 1):
+            kill(algorithm, 0).join()
+            wait_until(lambda count=count: group._ranks[0].restarts == count)
+            answer = ask()
+            if isinstance(answer, np.ndarray):
+                assert np.array_equal(answer, weights.parameters)
+            after = group.get_state()
+            assert {k: v.tobytes() for k, v in after.items() if k != "counters"} == {
+                k: v.tobytes() for k, v in state.items() if k != "counters"
+            }
+            assert after["counters"][0] == state["counters"][0], "updates"
+        algorithm.train()
+        assert group.health()["learners/restarts"] == len(asks)
+
+
+def test_a_learner_made_anew_does_not_meet_the_others(tmp_path: Path) -> None:
+    with ppo_config(0).build() as algorithm:
+        rank = LearnerRank(algorithm.make_learner, 1, 2, LearningThreads(), 1, lambda: None)
+    with pytest.raises(GroupBroken, match="does not stand where the others do"):
+        rank.join(tmp_path / "ranks", 1.0, "")
+    assert rank.step_back(None) is False
+    rank.begin(None)
+    assert rank.step_back(None) is True
+    with pytest.raises(GroupBroken, match="has not met the others"):
+        rank.update(1, 0)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def kill_in_update(algorithm: Algorithm[Any], rank: int) -> None:

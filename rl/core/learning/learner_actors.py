@@ -17,6 +17,7 @@ from rl.core.data.weights import Weights
 from rl.core.learning.learner import Learner, Metrics
 from rl.core.learning.learner_rank import LearnerRank, Report
 from rl.core.learning.ranks import GroupBroken
+from rl.core.learning.threads import LearningThreads
 from rl.core.models.plain import PlainNetwork
 from rl.core.runtime import ActorHandle, Future, ObjectRef, Runtime, note_progress
 from rl.errors import ActorDied, ActorError, RLError, RuntimeFault
@@ -64,7 +65,7 @@ class LearnerActors:
         self._runtime = runtime
         self._timeout = settings.timeout
         self._attempts = config.runtime.max_restarts + 1
-        size = len(make_learners)
+        size, threads = len(make_learners), _threads(config)
         places = runtime.place([_resources(config)] * size, "strict_pack")
         self._ranks: list[ActorHandle[Rank]] = [
             runtime.spawn(
@@ -73,7 +74,7 @@ class LearnerActors:
                     make_learner,
                     rank,
                     size,
-                    _threads(config),
+                    threads,
                     settings.check_interval,
                     note_progress,
                 ),
@@ -92,6 +93,7 @@ class LearnerActors:
         self._replaceable = True  # whether `_record`, or None at first, is all
         self._weights: ObjectRef[Weights] | None = None  # of `_version`, until something is learnt
         self._engine = ""
+        _answers(self._start_from_record())
         self._join()
         self._engine, self._obstacles = self._ask(LearnerRank.engines).result()
         self._network = (
@@ -240,10 +242,9 @@ class LearnerActors:
                 "all learners died, and the replay with them: the run cannot go on from here."
                 " Resume it from its last checkpoint; with learners.num 2 or more one may die"
             )
-        if self._record is None:  # nothing was learnt yet: they are made as they were
-            return []
-        record: Any = self._runtime.put(self._record)
-        return [rank.call(LearnerRank.set_state, record) for rank in self._ranks]
+        # Without a record nothing was learnt yet: they are made as they were.
+        record: Any = None if self._record is None else self._runtime.put(self._record)
+        return [rank.call(LearnerRank.begin, record) for rank in self._ranks]
 
     def _join(self) -> None:
         """Lets all meet. Whoever cannot is found out by the next call."""
@@ -289,13 +290,12 @@ def _resources(config: AlgorithmConfig) -> dict[str, float]:
     if config.runtime.engine != "ray":
         return {}
     gpus = {"gpu": 1.0} if config.learners.device.startswith("cuda") else {}
-    return {"cpu": float(_threads(config)), **gpus}
+    return {"cpu": float(_threads(config).most), **gpus}
 
 
-def _threads(config: AlgorithmConfig) -> int:
+def _threads(config: AlgorithmConfig) -> LearningThreads:
     """Of each of several learners: one where nothing else was asked for."""
-    asked = config.learners.threads
-    return asked if isinstance(asked, int) else 1
+    return LearningThreads.of(config.learners, free=1)
 
 
 def _check_same(reports: Sequence[Report]) -> None:

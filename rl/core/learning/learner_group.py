@@ -12,9 +12,8 @@ from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
-from rl.core.kernels.threads import kernel_threads
 from rl.core.learning.learner import ConfigT, Learner, Metrics
-from rl.core.models.blas import BlasThreads
+from rl.core.learning.threads import LearningThreads
 from rl.core.models.plain import PlainNetwork
 from rl.core.models.threads import torch_threads_if_loaded
 
@@ -28,19 +27,12 @@ class LearnerGroup:
     """Learning in the driver: every call runs on one Learner."""
 
     def __init__(
-        self, make_learner: Callable[[], Learner[ConfigT]], threads: int, in_kernels: int = 1
+        self, make_learner: Callable[[], Learner[ConfigT]], threads: LearningThreads
     ) -> None:
-        """Makes the learner.
-
-        Args:
-            make_learner: Called once.
-            threads: Of torch or numpy, where one of them learns.
-            in_kernels: Of compiled passes, where they do: then nothing else takes more than one.
-        """
-        self._threads, self._in_kernels = threads, in_kernels
+        """Makes the learner, calling `make_learner` once."""
+        self._threads = threads
         with torch_threads_if_loaded(1):  # the first weights are the same whatever the number
             self._learner = make_learner()
-        self._blas = BlasThreads()
         self._computing = False
 
     @property
@@ -68,12 +60,7 @@ class LearnerGroup:
         if self._computing:
             yield
             return
-        others = 1 if self.engine == "compiled" else self._threads
-        with (
-            torch_threads_if_loaded(others),
-            self._blas.limited(others),
-            kernel_threads(self._in_kernels),
-        ):
+        with self._threads.set_for(self.engine):
             self._computing = True
             try:
                 yield

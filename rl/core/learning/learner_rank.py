@@ -14,11 +14,10 @@ from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array
 from rl.core.data.weights import Weights
-from rl.core.kernels.threads import kernel_threads
 from rl.core.lazy import torch
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.ranks import GroupBroken, ProcessRanks, Ranks
-from rl.core.models.blas import BlasThreads
+from rl.core.learning.threads import LearningThreads
 from rl.core.models.plain import PlainNetwork
 from rl.core.models.threads import torch_threads
 
@@ -67,22 +66,22 @@ class LearnerRank(Generic[ConfigT]):
         make_learner: Callable[[], Learner[ConfigT]],
         rank: int,
         size: int,
-        threads: int,
+        threads: LearningThreads,
         check_interval: int,
         on_progress: Callable[[], object],
     ) -> None:
-        """Makes the learner. It takes part once it has joined.
+        """Makes the learner. It takes part once it has begun, or inherited, and joined.
 
         Args:
             make_learner: Builds the same learner on every rank.
             rank: In [0, size).
             size: Of the group.
-            threads: Processor threads of an update.
+            threads: Of an update.
             check_interval: Optimizer steps between digests.
             on_progress: Called now and then within an update: a sign of life.
         """
         self._rank, self._size = rank, size
-        self._threads, self._blas = threads, BlasThreads()
+        self._threads = threads
         self._check_interval = check_interval
         self._on_progress = on_progress
         with torch_threads(1):
@@ -94,13 +93,27 @@ class LearnerRank(Generic[ConfigT]):
         self._start: dict[str, Array] | None = None  # where update `_number` began
         self._number: int | None = None
 
+    def begin(self, state: dict[str, Array] | None) -> None:
+        """Stands from now on where the run begins, or at a state that all ranks are given."""
+        if state is not None:
+            self._learner.set_state(state)
+        self._number = self._start = None
+        self._knows = True
+
+    def _where_all_stand(self) -> Learner[ConfigT]:
+        """The learner; raises `GroupBroken` where it was made anew and stands at the beginning."""
+        if not self._knows:
+            raise GroupBroken(f"learner {self._rank} does not stand where the others do")
+        return self._learner
+
     def engines(self) -> tuple[str, tuple[str, ...]]:
         """The learning engine, and what keeps it from analytic gradients."""
-        return self._learner.engine, self._learner.engine_obstacles
+        learner = self._where_all_stand()
+        return learner.engine, learner.engine_obstacles
 
     def use_engine(self, name: str) -> None:
         """See `Learner.use_engine`."""
-        self._learner.use_engine(name)
+        self._where_all_stand().use_engine(name)
 
     def open_meeting(self) -> Path:
         """A file for one meeting, in a fresh directory that only this user can enter."""
@@ -122,7 +135,7 @@ class LearnerRank(Generic[ConfigT]):
             engine: The learning engine of the run; empty: the config says it.
         """
         self.leave()
-        self._learner.use_engine(engine)
+        self._where_all_stand().use_engine(engine)
         if self._size == 1:
             self._ranks = Ranks(self._on_progress)
         else:
@@ -134,7 +147,6 @@ class LearnerRank(Generic[ConfigT]):
             finally:
                 self._close_meeting()  # all are there
         self._learner.join(self._ranks)
-        self._knows = True
 
     def leave(self) -> None:
         """Leaves the group, whose others notice at once."""
@@ -155,16 +167,11 @@ class LearnerRank(Generic[ConfigT]):
             Diverged: See `Learner.learn`.
         """
         if self._ranks is None:
-            raise GroupBroken(f"learner {self._rank} does not stand where the others do")
+            raise GroupBroken(f"learner {self._rank} has not met the others")
         before = self._learner.num_updates
         self._begin(number)
         try:
-            others = 1 if self._learner.engine == "compiled" else self._threads
-            with (
-                torch_threads(others),
-                self._blas.limited(others),
-                kernel_threads(self._threads),
-            ):
+            with self._threads.set_for(self._learner.engine):
                 metrics = self._learner.learn(rollouts, env_steps)
         except BaseException:
             self.leave()  # or the others would wait for this rank
@@ -183,7 +190,7 @@ class LearnerRank(Generic[ConfigT]):
             Whether it knows where that is; a learner that was made anew does not.
         """
         self.leave()
-        if self._knows and self._start is not None and number == self._number:
+        if self._start is not None and number == self._number:
             self._learner.set_state(self._start)
             if self._learner.experience is not None:
                 self._learner.experience.rewind()
@@ -191,7 +198,8 @@ class LearnerRank(Generic[ConfigT]):
 
     def heritage(self) -> Heritage:
         """What a new rank needs."""
-        learner, experience = self._learner, self._learner.experience
+        learner = self._where_all_stand()
+        experience = learner.experience
         stored = 0 if experience is None else experience.stored
         memory = {name: part for name, part in learner.get_memory().items() if part is not None}
         return Heritage(learner.get_state(), memory, stored, self._number)
@@ -207,30 +215,31 @@ class LearnerRank(Generic[ConfigT]):
 
     def get_weights(self, version: int) -> Weights | None:
         """Of rank 0 what acting needs, under this number; the others note the number."""
-        self._learner.version = version
-        return self._learner.get_weights(again=True) if self._rank == 0 else None
+        learner = self._where_all_stand()
+        learner.version = version
+        return learner.get_weights(again=True) if self._rank == 0 else None
 
     def get_network(self) -> PlainNetwork | Module:
         """A copy of what acts, on the CPU."""
-        return self._learner.network.frozen()
+        return self._where_all_stand().network.frozen()
 
     def get_state(self) -> dict[str, Array]:
         """See `Learner.get_state`."""
-        return self._learner.get_state()
+        return self._where_all_stand().get_state()
 
     def set_state(self, state: dict[str, Array]) -> int:
         """See `Learner.set_state`; returns the version of the weights."""
-        self._learner.set_state(state)
-        self._number = None
+        self._where_all_stand().set_state(state)
+        self._number = self._start = None
         return self._learner.version
 
     def get_memory(self, known: Collection[str] = ()) -> Parts:
         """See `Learner.get_memory`."""
-        return self._learner.get_memory(known)
+        return self._where_all_stand().get_memory(known)
 
     def set_memory(self, memory: Mapping[str, Part]) -> None:
         """See `Learner.set_memory`."""
-        self._learner.set_memory(memory)
+        self._where_all_stand().set_memory(memory)
 
     def _begin(self, number: int) -> None:
         again = number == self._number

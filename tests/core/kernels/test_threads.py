@@ -16,6 +16,7 @@ from rl.core.data.tree import Array
 from rl.core.kernels.adam import CompiledAdam
 from rl.core.kernels.mlp import CompiledMLP
 from rl.core.kernels.threads import kernel_threads
+from rl.core.learning.threads import LearningThreads
 from tests.by_hand import needs_kernels
 
 SIZES = (4, 64, 64, 2), (17, 256, 256, 12), (3, 500, 1), (40, 33)
@@ -87,6 +88,7 @@ def test_a_block_puts_the_number_back_and_starts_threads_that_leave_signals_alon
 import os, signal
 from rl.core.kernels.library import kernels
 from rl.core.kernels.threads import kernel_threads
+from rl.core.learning.threads import LearningThreads
 before = set(os.listdir("/proc/self/task"))
 with kernel_threads(3):
     new = set(os.listdir("/proc/self/task")) - before
@@ -110,6 +112,7 @@ def test_a_forked_child_computes_alone_until_it_asks_for_threads() -> None:
     code = """
 import os
 from rl.core.kernels.threads import kernel_threads
+from rl.core.learning.threads import LearningThreads
 from tests.core.kernels.test_threads import both_ways
 alone = both_ways((17, 256, 256, 12), False, 256)
 with kernel_threads(2):
@@ -177,7 +180,9 @@ def test_auto_threads_follow_the_cores_that_are_free(monkeypatch: pytest.MonkeyP
 
     def chosen(cores: int, engine: str = "inline", **runners: object) -> tuple[int, int]:
         monkeypatch.setattr(engines, "available_cpus", lambda: cores)
-        return engines._threads(config.with_env_runners(**runners), engine)
+        own = config.with_env_runners(**runners)
+        threads = LearningThreads.of(own.learners, engines.free_cores(own, engine))
+        return threads.ordinary, threads.in_kernels
 
     assert chosen(1) == (1, 1)
     assert chosen(2) == chosen(64) == (1, 2)

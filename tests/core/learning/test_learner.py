@@ -13,6 +13,7 @@ from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array
 from rl.core.learning.learner import Averages, Learner, Metrics, choose_device
 from rl.core.learning.learner_group import LearnerGroup
+from rl.core.learning.threads import LearningThreads
 from rl.core.models.modules import ActorCritic
 from rl.core.models.spec import NetworkSpec
 from rl.errors import CheckpointError, Diverged, UsageError
@@ -249,14 +250,14 @@ def test_parameters_that_are_not_finite_end_the_run(value: float) -> None:
             self.flat.vector[0] = value
             return metrics | {"train/loss": 2.5}
 
-    group = LearnerGroup(lambda: Broken(learner.config, SPACES, B), threads=1)
+    group = LearnerGroup(lambda: Broken(learner.config, SPACES, B), LearningThreads())
     with pytest.raises(Diverged, match=r"after update 3 \(.*train/loss 2.5.*lower learning_rate"):
         group.update([rollout()], 0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_minibatch_whose_loss_is_not_finite_is_skipped_and_counted(value: float) -> None:
-    group, other = (LearnerGroup(learner_of, threads=1) for _ in range(2))
+    group, other = (LearnerGroup(learner_of, LearningThreads()) for _ in range(2))
     group.update([rollout()], 0)
     broken = rollout(1)
     broken.rewards[0, 0] = value
@@ -272,7 +273,7 @@ def test_a_minibatch_whose_loss_is_not_finite_is_skipped_and_counted(value: floa
 
 
 def test_three_skipped_in_a_row_end_the_run_however_updates_lie() -> None:
-    group = LearnerGroup(learner_of, threads=1)
+    group = LearnerGroup(learner_of, LearningThreads())
     group.update([rollout()], 0)
     before = group.get_weights().parameters
     broken = rollout()
@@ -288,10 +289,10 @@ def test_three_skipped_in_a_row_end_the_run_however_updates_lie() -> None:
             loss = self.loss(torch.zeros(1, 3), self.tensor(rollouts[0].rewards[0, :1]))
             return {"norm": float(self.apply_gradients(loss))}
 
-    group = LearnerGroup(lambda: Single(config_of(), SPACES, B), threads=1)
+    group = LearnerGroup(lambda: Single(config_of(), SPACES, B), LearningThreads())
     for parts in (broken, broken, rollout(), broken, broken):
         group.update([parts], 0)
-    resumed = LearnerGroup(lambda: Single(config_of(), SPACES, B), threads=1)
+    resumed = LearnerGroup(lambda: Single(config_of(), SPACES, B), LearningThreads())
     resumed.set_state(group.get_state())
     with pytest.raises(Diverged):
         resumed.update([broken], 0)
@@ -310,7 +311,7 @@ def test_the_group_is_its_learner_with_threads_of_its_own() -> None:
         seen.append(torch.get_num_threads())
         return Watching(config_of(), SPACES, B)
 
-    group = LearnerGroup(make, threads=before + 1)
+    group = LearnerGroup(make, LearningThreads(before + 1))
     alone = learner_of()
     metrics = group.update([rollout()], 0)
     alone.update([rollout()], 0)
@@ -318,7 +319,7 @@ def test_the_group_is_its_learner_with_threads_of_its_own() -> None:
     assert torch.get_num_threads() == before
     assert metrics["train/n_updates"] == 3
     assert np.allclose(group.get_weights().parameters, alone.get_weights().parameters)
-    other = LearnerGroup(learner_of, threads=1)
+    other = LearnerGroup(learner_of, LearningThreads())
     state: dict[str, Array] = group.get_state()
     other.set_state(state)
     for name, array in other.get_state().items():
