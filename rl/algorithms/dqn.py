@@ -83,23 +83,10 @@ class DQNLearner(Learner[DQNConfig]):
 
     @staticmethod
     def make_module(config: DQNConfig, spaces: Spaces) -> QNetwork:
-        return QNetwork(
-            QNetworkSpec(
-                spaces.observation,
-                spaces.action,
-                config.hidden_sizes,
-                config.activation,
-                config.normalize_observations,
-                config.image_encoder,
-                config.dueling,
-                *config.atoms,
-                noisy_sigma=config.noisy_sigma if config.noisy else 0.0,
-                encoder=config.encoder,
-                encoder_kwargs=config.encoder_kwargs,
-                memory=config.memory,
-                memory_size=config.memory_size,
-            )
-        )
+        num_atoms, v_min, v_max = config.atoms  # one without `distributional`, whatever is set
+        noisy_sigma = config.noisy_sigma if config.noisy else 0.0
+        own = {"num_atoms": num_atoms, "v_min": v_min, "v_max": v_max, "noisy_sigma": noisy_sigma}
+        return QNetwork(QNetworkSpec.of(config, spaces, **own))
 
     def obstacles(self) -> Iterator[str]:
         if type(self) is DQNLearner:

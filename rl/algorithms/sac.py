@@ -126,16 +126,7 @@ class SACLearner(Learner[SACConfig]):
 
     @staticmethod
     def make_module(config: SACConfig, spaces: Spaces) -> SquashedPolicy | CategoricalPolicy:
-        spec = PolicySpec(
-            spaces.observation,
-            spaces.action,
-            config.hidden_sizes,
-            config.activation,
-            config.normalize_observations,
-            config.image_encoder,
-            encoder=config.encoder,
-            encoder_kwargs=config.encoder_kwargs,
-        )
+        spec = PolicySpec.of(config, spaces)
         discrete = isinstance(spaces.action, gymnasium.spaces.Discrete)
         return CategoricalPolicy(spec) if discrete else SquashedPolicy(spec)
 

@@ -83,18 +83,7 @@ class TD3Learner(Learner[TD3Config]):
 
     @staticmethod
     def make_module(config: TD3Config, spaces: Spaces) -> DeterministicPolicy:
-        return DeterministicPolicy(
-            PolicySpec(
-                spaces.observation,
-                spaces.action,
-                config.hidden_sizes,
-                config.activation,
-                config.normalize_observations,
-                config.image_encoder,
-                encoder=config.encoder,
-                encoder_kwargs=config.encoder_kwargs,
-            )
-        )
+        return DeterministicPolicy(PolicySpec.of(config, spaces))
 
     def extra_state(self) -> dict[str, Tensor]:
         return super().extra_state() | {

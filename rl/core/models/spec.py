@@ -13,7 +13,7 @@ from rl.core.data.space_json import space_from_json, space_to_json
 from rl.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from rl.configs.ppo import PPOConfig
+    from rl.configs.algorithm_config import AlgorithmConfig
     from rl.core.data.spaces import Spaces
 
 __all__ = [
@@ -119,6 +119,16 @@ class PolicySpec:
     encoder_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """What it is made with besides the observation space."""
 
+    @classmethod
+    def of(cls, config: AlgorithmConfig, env: Spaces, **own: Any) -> Self:
+        """The network that a config asks for.
+
+        Each field is the setting of its name, if there is one; `own` goes before settings.
+        """
+        names = [each.name for each in fields(cls) if hasattr(config, each.name)]
+        told = {name: getattr(config, name) for name in names} | own
+        return cls(env.observation, env.action, **told)
+
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_json`."""
         values = {own.name: getattr(self, own.name) for own in fields(self)}
@@ -158,25 +168,6 @@ class NetworkSpec(PolicySpec):
     """Between the encoder and each torso."""
     memory_size: int = 64
     """Units of each."""
-
-    @classmethod
-    def of(cls, config: PPOConfig, env: Spaces) -> Self:
-        """The network that a config asks for."""
-        return cls(
-            env.observation,
-            env.action,
-            config.hidden_sizes,
-            config.activation,
-            config.normalize_observations,
-            config.image_encoder,
-            shared_torso=config.shared_torso,
-            orthogonal_init=config.orthogonal_init,
-            log_std_init=config.log_std_init,
-            memory=config.memory,
-            memory_size=config.memory_size,
-            encoder=config.encoder,
-            encoder_kwargs=config.encoder_kwargs,
-        )
 
     @property
     def state_size(self) -> int:
