@@ -82,9 +82,3 @@ class TensorBatch:
         """Consecutive parts of `size` rows; the last may be shorter."""
         for start in range(0, len(self), size):
             yield self.part(slice(start, start + size))
-
-    def shuffled(self, generator: torch.Generator) -> Self:
-        """All rows in random order."""
-        column = first_leaf(getattr(self, fields(self)[0].name))
-        order = torch.randperm(len(self), generator=generator).to(column.device)
-        return self.take(order)

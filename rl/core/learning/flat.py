@@ -294,7 +294,8 @@ class FlatParameters:
 
     def set_state(self, state: Mapping[str, Array]) -> None:
         """Goes on from what `state` gave; `KeyError` or `ValueError` when it does not fit."""
-        values, size = state["vector"], self.copied().size
+        values = state["vector"]
+        size = self.array.size if self._optimizer is None else self.vector.numel()
         if values.shape != (size,):
             raise ValueError(f"{values.shape[0]} parameters instead of {size}")
         if self._optimizer is None:

@@ -9,6 +9,7 @@ must not look at a number of the GPU, for while it is recorded there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rl.core.data.tree import tree_map
@@ -45,10 +46,10 @@ class Recorded:
             function: Called with a list of inputs and with scalar tensors, float64; returns tensors
                 by name. What it changes, its next call overwrites: it runs a few times more.
             device: Of the inputs.
-            record: Takes work, returns what repeats it; none: `record_on_gpu`.
+            record: Takes work, returns what repeats it; none: `record_on_gpu` on that device.
         """
         self._function, self._device = function, device
-        self._record = record or record_on_gpu
+        self._record = record or partial(record_on_gpu, device)
         self._known: dict[tuple[Any, ...], _Recording] = {}
 
     def __call__(self, inputs: Sequence[TensorTree | None], *numbers: float) -> Terms:
@@ -98,12 +99,17 @@ def _leaves(trees: Sequence[TensorTree | None]) -> Iterator[Tensor]:
             yield tree
 
 
-def record_on_gpu(work: Callable[[], None]) -> Play:
-    """Runs `work` a few times, records it on the current GPU, returns what plays it.
+def record_on_gpu(device: torch.device, work: Callable[[], None]) -> Play:
+    """Runs `work` a few times, records it on that GPU, returns what plays it.
 
     Raises:
         RuntimeError: It did something that cannot be recorded, such as looking at a number.
     """
+    with torch.cuda.device(device):  # streams and graphs belong to the current one
+        return _record_here(work)
+
+
+def _record_here(work: Callable[[], None]) -> Play:
     beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):  # autograd's accumulators must not belong to the main stream

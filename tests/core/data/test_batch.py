@@ -38,18 +38,6 @@ def test_minibatches_cover_every_row_once_and_the_last_may_be_short() -> None:
     assert torch.cat([part.rewards for part in parts]).tolist() == list(range(10))
 
 
-def test_shuffling_keeps_rows_together_and_depends_on_the_generator_alone() -> None:
-    def shuffled(seed: int) -> Sample:
-        return ten().shuffled(torch.Generator().manual_seed(seed))
-
-    batch = shuffled(0)
-    assert sorted(batch.rewards.tolist()) == list(range(10))
-    assert batch.rewards.tolist() != list(range(10))
-    assert torch.equal(batch.observations["b"].float(), batch.rewards * 3)
-    assert torch.equal(shuffled(0).rewards, batch.rewards)
-    assert not torch.equal(shuffled(1).rewards, batch.rewards)
-
-
 def test_a_read_only_array_is_copied_and_others_are_shared() -> None:
     array = np.zeros(3, np.float32)
     shared = to_tensor(array)

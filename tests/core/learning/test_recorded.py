@@ -106,6 +106,29 @@ def test_the_stand_in_refuses_what_a_graph_could_not_hold(looks: Callable[[Tenso
         Recorded(lambda inputs: {"x": looks(inputs[0])}, CPU, record_on_cpu)([torch.ones(3)])
 
 
+def test_graphs_are_recorded_on_the_device_of_their_inputs(monkeypatch: Any) -> None:
+    asked: list[torch.device] = []
+
+    def record(device: torch.device, work: Callable[[], None]) -> Callable[[], object]:
+        asked.append(device)
+        return record_on_cpu(work)
+
+    monkeypatch.setattr("rl.core.learning.recorded.record_on_gpu", record)
+    second = torch.device("cuda:1")
+    Recorded(lambda inputs: {"same": inputs[0] + 0}, second)([torch.ones(3)])
+    assert asked == [second]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_graph_plays_on_a_gpu_that_is_not_the_first() -> None:
+    device = torch.device("cuda:1")
+    recorded = Recorded(lambda inputs: {"twice": 2 * inputs[0]}, device)
+    for number in (1.0, 3.0):
+        twice = recorded([torch.full((3,), number, device=device)])["twice"]
+        assert twice.device == device
+        assert twice.tolist() == [2 * number] * 3
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_graph_gives_what_the_function_gives() -> None:
     device = torch.device("cuda")
