@@ -44,8 +44,7 @@ _ARGUMENTS = {
     "act": "pii pi pf",
     "adam": "pi pppp",
     "normalize": "ip",
-    "ppo_categorical": "pii pp p p pp pp",
-    "ppo_gaussian": "pii pp p p pp pp pp",
+    "ppo_gradient": "pppp",
     "sample_categories": "ii pi pi pp",
     "choose_largest": "ii pi pi r p",
     "dqn_targets": "ii pi pi pp p",
@@ -60,7 +59,7 @@ _ARGUMENTS = {
 }
 """What each takes: pointers, integers of 64 bits, flags, reals, doubles; a blank means nothing."""
 _ANSWER = {
-    *("supported", "set_threads", "act", "ppo_categorical", "ppo_gaussian"),
+    *("supported", "set_threads", "act", "ppo_gradient"),
     *("convolve_images", "convolve_back"),
     *("dqn_slopes", "replay_put", "replay_take"),
 }

@@ -50,6 +50,7 @@ class CompiledMLP:
         self._gradients = gradients
         self._depth = len(layers)
         self.num_inputs = layers[0][0].shape[1] if layers else 0
+        self.num_outputs = len(layers[-1][1]) if layers else 0
         kind = COMPILED_ACTIVATIONS[activation]
         self._activations = [kind] * self._depth
         if head:

@@ -1,17 +1,23 @@
-"""The slopes of PPO's loss in one call, for one category or for independent normals."""
+"""The gradient of PPO's loss in one call, for one category or for independent normals.
+
+Shapes: M samples, F features, k logits or means.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rl.core.kernels.library import address, kernels
+from rl.core.kernels.by_size import BySize
+from rl.core.kernels.library import address, close, kernels
+from rl.core.kernels.mlp import CompiledMLP
 
-__all__ = ["CompiledPPOLoss", "PPOSums", "PPOWeights", "normalize"]
+__all__ = ["CompiledPPOLoss", "PPONetworks", "PPOSums", "PPOWeights", "normalize"]
 
 Array = npt.NDArray[Any]
 
@@ -45,79 +51,119 @@ class _Weights(ctypes.Structure):
 
 
 class _Samples(ctypes.Structure):
-    _fields_ = [(str(name), ctypes.c_void_p) for name in range(4)]
+    """`ppo_samples` of `ppo.c`."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("features", "actions")),
+        *((name, ctypes.c_void_p) for name in ("log_probs", "advantages", "targets", "values")),
+    ]
+
+
+class _PPO(ctypes.Structure):
+    """`ppo` of `ppo.c`, which says what each field is."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("torso", "policy", "value")),
+        *((name, ctypes.c_void_p) for name in ("log_std", "log_std_gradient")),
+        *((name, ctypes.c_void_p) for name in ("at_outputs", "at_values")),
+        *((name, ctypes.c_void_p) for name in ("slopes", "terms", "precision")),
+        *((name, ctypes.c_int64) for name in ("size", "features", "outputs")),
+    ]
+
+
+@dataclass(frozen=True)
+class PPONetworks:
+    """What the loss passes through."""
+
+    torso: CompiledMLP | None
+    """F features to what both others begin with; None: they begin with the features."""
+    policy: CompiledMLP
+    """To logits or means, [M, k]."""
+    value: CompiledMLP
+    """To values, [M, 1]."""
+    log_std: tuple[Array, Array] | None
+    """[k] each, log-deviations and where their gradient goes; None: one category of k."""
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return (self.torso or self.policy).num_inputs
+
+
+class _Room:
+    """Arrays of one number of samples, and the structure that tells where all lie."""
+
+    def __init__(self, networks: PPONetworks, size: int) -> None:
+        outputs = networks.policy.num_outputs
+        own = (
+            *(np.empty((size, width), np.float32) for width in (outputs, 1)),
+            *(np.empty(size, np.float64), np.empty((size, len(PPOSums._fields_)), np.float64)),
+            np.empty(outputs, np.float64),
+        )
+        passes = networks.torso, networks.policy, networks.value
+        rooms = [None if network is None else network.room(size) for network in passes]
+        log_std = networks.log_std or (None, None)
+        self.structure = _PPO(
+            *(None if room is None else room.described for room in rooms),
+            *(None if array is None else address(array) for array in (*log_std, *own)),
+            *(size, networks.num_features, outputs),
+        )
+        self.owned = networks, own, rooms  # what the structure points to
+        self.at = ctypes.addressof(self.structure)
 
 
 class CompiledPPOLoss:
-    """Gradients at what the policy's and the value's head give."""
+    """The gradient of the loss; it is written where the networks' gradients are."""
 
-    def __init__(self, outputs: int, log_std: Array | None, log_std_gradient: Array | None) -> None:
-        """Takes views.
-
-        Args:
-            outputs: k, logits or means.
-            log_std: [k]; None: the outputs are logits of one category.
-            log_std_gradient: Like it, written.
-        """
+    def __init__(self, networks: PPONetworks) -> None:
+        """Allocates nothing yet."""
         library = kernels()
         assert library is not None, "look at `kernels` first"
-        self._outputs, self._log_std = outputs, (log_std, log_std_gradient)
-        self._room = np.empty(2 * outputs)
-        self._last: tuple[int, ...] = ()
+        self._call = library.ppo_gradient
+        self._rooms = BySize(lambda size: _Room(networks, size))
+        self._features, self._outputs = networks.num_features, networks.policy.num_outputs
+        self._numbers = 1 if networks.log_std is None else self._outputs  # of an action
         self._weights: PPOWeights | None = None  # those that the settings hold
         self._settings = _Weights()
-        if log_std is None:
-            self._call = library.ppo_categorical
-        else:
-            assert log_std_gradient is not None
-            self._call = library.ppo_gaussian
-            self._last = address(log_std), address(log_std_gradient)
-        self._gradients = np.empty((0, outputs), np.float32), np.empty((0, 1), np.float32)
 
-    def gradients(
-        self, weights: PPOWeights, outputs: Array, values: Array, actions: Array, columns: Array
-    ) -> tuple[Array, Array, PPOSums]:
-        """Gradients of the mean loss at outputs [M, k] and at values [M, 1], and sums of terms.
+    def gradient(
+        self, weights: PPOWeights, features: Array, actions: Array, columns: Array
+    ) -> PPOSums:
+        """Writes the gradient of the mean loss of M samples; returns sums of its terms.
 
         Args:
             weights: Settings of the loss.
-            outputs: Of the policy's head, [M, k] float32.
-            values: [M, 1] float32.
-            actions: [M] int64, or [M, k] float32.
+            features: [M, F] float32.
+            actions: [M] int64 or [M, 1], or [M, k] float32.
             columns: Log-probabilities, advantages, value targets and values before the update,
                 [4, M] float32.
 
-        Returns:
-            Arrays valid until the next call.
-
         Raises:
             IndexError: An action is none of the categories.
+            ValueError: An array has another shape.
         """
-        size = len(outputs)
-        if len(self._gradients[0]) != size:
-            shapes = (size, self._outputs), (size, 1)
-            self._gradients = np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32)
+        size = len(features)
+        numbers = size * self._numbers
+        if features.shape[1] != self._features or actions.size != numbers:
+            raise ValueError(
+                f"features {features.shape} and {actions.size} numbers of actions instead of"
+                f" {(size, self._features)} and {numbers}"
+            )
         if weights != self._weights:
             self._weights = weights
             self._settings = _Weights(*(math.nan if value is None else value for value in weights))
+        features, actions = close(features), close(actions)
         first, step = address(columns), columns.strides[0]
-        samples = _Samples(*range(first, first + 4 * step, step))
+        samples = _Samples(
+            address(features), address(actions), *range(first, first + 4 * step, step)
+        )
         sums = PPOSums()
         if self._call(
-            ctypes.addressof(self._settings),
-            size,
-            self._outputs,
-            address(outputs),
-            address(actions),
-            ctypes.addressof(samples),
-            address(values),
-            *map(address, self._gradients),
-            address(self._room),
-            ctypes.addressof(sums),
-            *self._last,
+            self._rooms(size).at,
+            *map(ctypes.addressof, (self._settings, samples, sums)),
         ):
             raise IndexError(f"an action is none of 0 to {self._outputs - 1}")
-        return *self._gradients, sums
+        return sums
 
 
 def normalize(values: Array) -> None:

@@ -17,9 +17,10 @@ from rl.core.data.returns import generalized_advantages, successor_values
 from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array, Tree, first_leaf, tree_map
 from rl.core.data.weights import Weights
-from rl.core.kernels.ppo import CompiledPPOLoss, PPOSums, PPOWeights, normalize
+from rl.core.kernels.mlp import CompiledMLP
+from rl.core.kernels.ppo import CompiledPPOLoss, PPONetworks, PPOSums, PPOWeights, normalize
 from rl.core.learning.analytic_distributions import AnalyticDistribution
-from rl.core.learning.analytic_mlp import linear_names, make_mlp
+from rl.core.learning.analytic_mlp import MLP, linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
 from rl.core.learning.ranks import Ranks
@@ -106,8 +107,9 @@ class AnalyticPPO:
         self._distribution = AnalyticDistribution(
             network.action_layout, parameters.get("log_std"), gradients.get("log_std")
         )
-        self._compiled = (
-            _compiled_loss(network, parameters, gradients) if engine == "compiled" else None
+        torso = self._torso if self._shares else None
+        self._compiled = _compiled_loss(
+            network, (torso, self._policy, self._value), parameters, gradients
         )
         self._normalize = normalize if engine == "compiled" else normalize_array
         self._live = Weights(0, flat.array, network.buffers)
@@ -193,15 +195,8 @@ class AnalyticPPO:
         Returns:
             The loss and its terms under their public names.
         """
-        hidden = self._torso.forward(batch.features)
-        outputs, values = self._policy.forward(hidden), self._value.forward(hidden)
-        slopes = self._slopes if self._compiled is None else self._compiled_slopes
-        at_outputs, at_values, terms = slopes(batch, outputs, values, clip_range, kl_coef)
-        back = self._policy.backward(at_outputs, to_inputs=self._shares)
-        other = self._value.backward(at_values, to_inputs=self._shares)
-        if self._shares:
-            back += other
-            self._torso.backward(back)
+        propagate = self._propagate if self._compiled is None else self._propagate_compiled
+        terms = propagate(batch, clip_range, kl_coef)
         config, size = self._config, len(batch.features)
         policy_loss, value_loss = -terms.objective / size, terms.value_error / size
         entropy, divergence = terms.entropy / size, terms.kl / size
@@ -215,10 +210,20 @@ class AnalyticPPO:
             "clip_fraction": terms.clipped / size,
         }
 
-    def _compiled_slopes(
-        self, batch: PPOArrays, outputs: Array, values: Array, clip_range: float, kl_coef: float
-    ) -> tuple[Array, Array, PPOSums]:
-        """`_slopes` in one call."""
+    def _propagate(self, batch: PPOArrays, clip_range: float, kl_coef: float) -> PPOSums:
+        """Writes the gradient; returns sums of terms."""
+        hidden = self._torso.forward(batch.features)
+        outputs, values = self._policy.forward(hidden), self._value.forward(hidden)
+        at_outputs, at_values, terms = self._slopes(batch, outputs, values, clip_range, kl_coef)
+        back = self._policy.backward(at_outputs, to_inputs=self._shares)
+        other = self._value.backward(at_values, to_inputs=self._shares)
+        if self._shares:
+            back += other
+            self._torso.backward(back)
+        return terms
+
+    def _propagate_compiled(self, batch: PPOArrays, clip_range: float, kl_coef: float) -> PPOSums:
+        """`_propagate` in one call."""
         assert self._compiled is not None
         config = self._config
         weights = PPOWeights(
@@ -229,7 +234,7 @@ class AnalyticPPO:
             config.entropy_coef,
             kl_coef,
         )
-        return self._compiled.gradients(weights, outputs, values, batch.actions, batch.columns)
+        return self._compiled.gradient(weights, batch.features, batch.actions, batch.columns)
 
     def _slopes(
         self, batch: PPOArrays, outputs: Array, values: Array, clip_range: float, kl_coef: float
@@ -293,14 +298,19 @@ def _sum(values: Array) -> float:
 
 
 def _compiled_loss(
-    network: PlainNetwork, parameters: Mapping[str, Array], gradients: Mapping[str, Array]
+    network: PlainNetwork,
+    passes: tuple[MLP | None, MLP, MLP],
+    parameters: Mapping[str, Array],
+    gradients: Mapping[str, Array],
 ) -> CompiledPPOLoss | None:
-    """The loss in one call, for one category or normals; several parts at once have none."""
-    layout = network.action_layout
-    if len(layout.heads) > 1:
+    """The gradient in one call, for one category or normals; several parts at once have none."""
+    torso, policy, value = passes
+    heads = network.action_layout.heads
+    if not (isinstance(policy, CompiledMLP) and isinstance(value, CompiledMLP)):
         return None
-    if layout.heads[0].kind == "gaussian":
-        own = parameters["log_std"], gradients["log_std"]
-        return CompiledPPOLoss(layout.num_parameters, *own)
-    categorical = layout.heads[0].kind == "categorical"
-    return CompiledPPOLoss(layout.num_parameters, None, None) if categorical else None
+    if len(heads) > 1 or heads[0].kind not in ("categorical", "gaussian"):
+        return None
+    normal = heads[0].kind == "gaussian"
+    log_std = (parameters["log_std"], gradients["log_std"]) if normal else None
+    assert torso is None or isinstance(torso, CompiledMLP)
+    return CompiledPPOLoss(PPONetworks(torso, policy, value, log_std))

@@ -17,8 +17,8 @@ from rl.core.data.tree import Array
 from rl.core.kernels import library
 from rl.core.kernels.adam import CompiledAdam
 from rl.core.kernels.library import kernels, kernels_obstacle
-from rl.core.kernels.mlp import COMPILED_ACTIVATIONS, CompiledLayers
-from rl.core.kernels.ppo import CompiledPPOLoss, PPOWeights
+from rl.core.kernels.mlp import COMPILED_ACTIVATIONS, CompiledLayers, CompiledMLP
+from rl.core.kernels.ppo import CompiledPPOLoss, PPONetworks, PPOWeights
 from rl.core.models import numpy_mlp
 from rl.errors import UsageError
 from tests.by_hand import needs_kernels
@@ -122,14 +122,21 @@ def test_what_does_not_fit_is_refused_before_the_memory_behind_it_is_read() -> N
             compiled(np.zeros(shape, np.float32))
     doubles = generator.normal(size=(4, 5))
     assert np.array_equal(compiled(doubles), compiled(doubles.astype(np.float32)))
-    loss = CompiledPPOLoss(3, None, None)
-    columns = np.zeros((4, 2), np.float32)
-    outputs, values = np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32)
+    sizes = (5, 8, 3), (5, 8, 1)
+    policy, value = (
+        CompiledMLP(layers_of(generator, *own), layers_of(generator, *own), "tanh", head=True)
+        for own in sizes
+    )
+    loss = CompiledPPOLoss(PPONetworks(None, policy, value, None))
+    features, columns = np.zeros((2, 5), np.float32), np.zeros((4, 2), np.float32)
     weights = PPOWeights(0.2, None, None, 0.5, 0.0, 0.0)
-    loss.gradients(weights, outputs, values, np.array([0, 2]), columns)
+    loss.gradient(weights, features, np.array([0, 2]), columns)
     for action in (3, -1):
         with pytest.raises(IndexError, match="none of 0 to 2"):
-            loss.gradients(weights, outputs, values, np.array([0, action]), columns)
+            loss.gradient(weights, features, np.array([0, action]), columns)
+    for shape, actions in (((2, 4), [0, 1]), ((2, 5), [0]), ((2, 5), [[0, 0], [1, 1]])):
+        with pytest.raises(ValueError, match=r"instead of \(2, 5\) and 2"):
+            loss.gradient(weights, np.zeros(shape, np.float32), np.array(actions), columns)
 
 
 @needs_kernels

@@ -147,6 +147,15 @@ def run_python(code: str) -> None:
 PPO = rl.PPOConfig(
     env="CartPole-v1", seed=3, rollout_length=64, num_epochs=2, minibatch_size=256
 ).with_env_runners(envs_per_runner=8)
+SHARED = rl.PPOConfig(
+    env="Pendulum-v1",
+    seed=3,
+    rollout_length=64,
+    num_epochs=2,
+    minibatch_size=250,  # and one of 12
+    hidden_sizes=(64, 70),
+    shared_torso=True,
+).with_env_runners(envs_per_runner=8)
 SAC = rl.SACConfig(
     env="Pendulum-v1",
     seed=3,
@@ -159,7 +168,7 @@ SAC = rl.SACConfig(
 
 
 @needs_kernels
-@pytest.mark.parametrize("run", [PPO, SAC], ids=["ppo", "sac"])
+@pytest.mark.parametrize("run", [PPO, SHARED, SAC], ids=["ppo", "shared", "sac"])
 def test_learners_threads_changes_no_bit_of_a_compiled_run(
     run: rl.PPOConfig | rl.SACConfig,
 ) -> None:
