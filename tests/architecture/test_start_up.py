@@ -48,6 +48,7 @@ HEAVY = "torch", "tensorboard.compat.tensorflow_stub", "rl.configs.dqn"
 where, algo, env, *settings = sys.argv[1:]
 first = ["--algo", algo, "--env", env, "--total-steps", "300", "--run-dir", f"{where}/run"]
 first += ["--checkpoints.interval", "128", "--evaluation.num-episodes", "1", *settings]
+first += ["--rollout-length", "32"]
 for arguments in (
     ["train", *first],
     ["train", "--resume", f"{where}/run", "--total-steps", "900"],

@@ -32,7 +32,7 @@ def test_flags_win_over_the_file_which_wins_over_the_preset(tmp_path: Path) -> N
     assert made.gamma == 0.6
     assert made.num_epochs == 3
     assert made.env_runners.envs_per_runner == 16
-    assert made.gae_lambda == 0.8  # the preset's
+    assert made.learning_rate == 3e-3  # the preset's
     assert made.seed == 0
 
 
@@ -93,8 +93,8 @@ def test_a_flag_mends_what_the_file_has_wrong(tmp_path: Path) -> None:
 
 
 def test_a_flag_that_breaks_a_rule_with_the_preset_names_the_presets_line() -> None:
-    with pytest.raises(ConfigError, match=r"256 is more than the 32 .*preset ppo/CartPole-v1 line"):
-        settle("--env-runners.envs-per-runner", "1", env="CartPole-v1")
+    with pytest.raises(ConfigError, match=r"128 is more than the 64 .*preset ppo/CartPole-v1 line"):
+        settle("--rollout-length", "8", env="CartPole-v1")
 
 
 def test_another_librarys_flag_has_a_near_name() -> None:

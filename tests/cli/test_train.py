@@ -23,6 +23,7 @@ SHORT = (
     *("--evaluation.num-episodes", "1"),
     *("--hidden-sizes", "8"),
     *("--num-epochs", "1"),
+    *("--rollout-length", "32"),
 )
 
 
@@ -42,7 +43,7 @@ BAD = {
     "--gamma high": "must be a number greater than 0 and at most 1; got 'high'",
     "--gamma 2": "must be a number greater than 0 and at most 1; got '2'",
     "--gamma 2 --clip-range -1": "2 problems",
-    "--minibatch-size 9999": "9999 is more than the 256 steps",
+    "--minibatch-size 9999": "9999 is more than the 1024 steps",
     "--preset CartPole-v1 --no-preset": "contradict",
     "--seed": "--seed: needs a value",
     "--env no_such_module:Maze-v0": "no_such_module",
@@ -114,7 +115,7 @@ def test_a_run_leaves_what_it_was_and_how_it_ended(
     assert "CartPole-v1" in capsys.readouterr().out
     run = tmp_path / "first"
     made = load_config(run / "config.yaml")
-    assert (made.seed, made.total_steps, made.gamma) == (5, 256, 0.98)
+    assert (made.seed, made.total_steps, made.gamma) == (5, 256, 0.99)
     assert (run / "command.txt").read_text().startswith("train --env CartPole-v1 --run-dir first")
     assert "seed 5" in (run / "train.log").read_text()
     assert json.loads((run / "result.json").read_text())["env_steps"] == 256
@@ -218,7 +219,7 @@ def test_an_environment_of_ones_own_that_fails_is_shown_with_its_traceback(
         "    def step(self, action):\n        raise ValueError('my wall')\n"
         "gymnasium.register('Maze-v0', Maze)\n"
     )
-    assert train_main(["--env", "my_maze:Maze-v0", "--run-dir", "first", *SHORT]) == 3
+    assert train_main(["--env", "my_maze:Maze-v0", "--run-dir", "first", *SHORT[:-2]]) == 3
     said = capsys.readouterr().err
     assert "my_maze.py" in said
     assert said.splitlines()[-1].startswith("error: ")
