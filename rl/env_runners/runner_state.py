@@ -90,6 +90,8 @@ class RunnerState:
 
 def _begun_anew(lane: LaneState, failures: Sequence[Failure]) -> LaneState:
     """The lane as it was before a rollout, but for episodes that failed without an end in it."""
+    if not failures:
+        return lane
     unmarked = [failure for failure in failures if not failure.ended]
     if not unmarked:
         return lane
@@ -103,16 +105,15 @@ def _advanced(
     lane: LaneState, rollout: Rollout, b: int, ends: list[int], observation: tuple[Array, ...]
 ) -> LaneState:
     since = ends[-1] + 1 if ends else 0
-    taken = rollout.actions[since:, b]
-    new = len(taken)
+    new = len(rollout.actions) - since
     if rollout.valid is not None:
         new = int(np.count_nonzero(rollout.valid[since:, b]))
     steps = new if ends else lane.steps + new
-    pieces = () if ends else lane.pieces
-    if not rollout.replayable:
-        pieces = None
-    if pieces is not None:
-        pieces = _joined((*pieces, taken.copy())) if steps <= LONGEST_HISTORY else None
+    pieces = None
+    if rollout.replayable and steps <= LONGEST_HISTORY:
+        before = () if ends else lane.pieces
+        if before is not None:
+            pieces = _joined((*before, rollout.actions[since:, b].copy()))
     memory = None if rollout.memory is None else rollout.memory[-1, b].copy()
     return LaneState(lane.episode + len(ends), steps, pieces, observation, memory)
 
