@@ -4,7 +4,8 @@ Policy and both critics have two hidden layers of 256, batches are of 256. The f
 every product of the update and nothing else: `np.dot` into arrays that are there already. An update
 is all that `SACLearner.step` does: it draws the batch, draws noise, computes both losses and their
 gradients, takes three steps of Adam and moves the target. Blocks of updates and blocks of floors
-follow each other; the share, floor / update, is the median over neighbours.
+follow each other; the share, floor / update, is the median over neighbours. Before each block the
+process rests: threads of OpenBLAS look for work on their cores for some 100 ms after a product.
 
     python benchmarks/sac_floor.py [--env Pendulum-v1 HalfCheetah-v5] [--engines compiled numpy]
 """
@@ -27,6 +28,8 @@ import rl
 from rl.core.models.blas import BlasThreads
 
 BATCH, HIDDEN, ROWS = 256, 256, 2000
+REST = 0.2
+"""Seconds before a block: what the one before it used is asleep by then."""
 
 
 class Product:
@@ -98,7 +101,9 @@ def floor(inputs: int, actions: int) -> list[Product]:
 
 
 def seconds(call: Callable[[], object], times: int) -> float:
-    """Of one call, the mean over a block."""
+    """Of one call, the mean over a block after a rest and one call that does not count."""
+    time.sleep(REST)
+    call()
     began = time.perf_counter()
     for _ in range(times):
         call()

@@ -25,6 +25,7 @@ from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array
+from rl.core.kernels.follow import follow
 from rl.core.learning.analytic_sac import AnalyticSAC, NumpySAC, sac_obstacles
 from rl.core.learning.compiled_sac import CompiledSAC
 from rl.core.learning.experience import Experience, ReplayBatch
@@ -206,8 +207,13 @@ class SACLearner(Learner[SACConfig]):
     def move_target(self) -> None:
         """Counts an update, and lets the target follow the critics where it is due."""
         self.num_updates += 1
-        if self.num_updates % self.config.target_update_interval == 0:
-            self.target_parameters.lerp_(self.others["critics"].vector, self.config.tau)
+        if self.num_updates % self.config.target_update_interval:
+            return
+        critics = self.others["critics"]
+        if self.engine == "compiled":
+            follow(self.target_parameters.numpy(), critics.array, self.config.tau)
+        else:
+            self.target_parameters.lerp_(critics.vector, self.config.tau)
 
     def temperature(self) -> Tensor:
         """alpha, a scalar on the device, without a gradient."""

@@ -43,6 +43,7 @@ _ARGUMENTS = {
     "backward": "ppi pii ff",
     "act": "pii pi pf",
     "adam": "pi pppp",
+    "follow": "ipp r",
     "normalize": "ip",
     "ppo_gradient": "pppp",
     "sample_categories": "ii pi pi pp",

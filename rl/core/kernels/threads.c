@@ -1,7 +1,8 @@
 /* A few helping threads that take parts of a job while its caller takes others.
  *
- * A hand-over costs about a microsecond while helpers still look for work; after SPINS looks they
- * sleep, and the next job wakes them. A helper that does not come (another process has its core)
+ * A helper that still looks for work begins 0.3 to 0.5 us after a job is there (measured on two cores
+ * of a virtual machine, EPYC of the third generation); after SPINS looks it sleeps, and then begins 40
+ * to 55 us late, while waking it costs the caller 15 to 75 us. A helper that does not come (another process has its core)
  * costs nothing: the caller takes the parts itself, and waits at most for parts already begun.
  */
 
@@ -14,7 +15,7 @@
 #include <stdatomic.h>
 
 #define MOST_HELPERS 63
-#define SPINS 2000 /* some 40 us: longer than what a learner does between two passes */
+#define SPINS 8000 /* some 200 us: longer than what a learner does between two jobs */
 #define CLOSED UINT32_MAX
 #define FLAGS 0x3fu /* what happened so far, of the register with the rounding modes */
 

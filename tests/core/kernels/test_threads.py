@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import rl
 from rl.algorithms import engines
 from rl.core.data.tree import Array
 from rl.core.kernels.adam import CompiledAdam
+from rl.core.kernels.follow import follow
 from rl.core.kernels.mlp import CompiledMLP
 from rl.core.kernels.threads import kernel_threads
 from rl.core.learning.threads import LearningThreads
@@ -71,6 +73,21 @@ def test_adam_gives_the_same_bits() -> None:
 
     assert after(1) != [array.tobytes() for array in first]
     assert after(2) == after(5) == after(1)
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [5, 100_003])
+def test_a_target_follows_as_torch_has_it_on_any_number_of_threads(size: int) -> None:
+    target, values = np.random.default_rng().normal(size=(2, size)).astype(np.float32)
+    expected = torch.tensor(target).lerp_(torch.tensor(values), 0.005).numpy()
+    found = []
+    for count in (1, 2, 5):
+        own = target.copy()
+        with kernel_threads(count):
+            follow(own, values, 0.005)
+        np.testing.assert_allclose(own, expected, rtol=1e-6, atol=1e-7)
+        found.append(own.tobytes())
+    assert len(set(found)) == 1
 
 
 @needs_kernels
