@@ -69,6 +69,16 @@ def flag_name(path: str, *, negated: bool = False) -> str:
     return f"--{section}{dot}{'no-' if negated else ''}{leaf}"
 
 
+_WORDS = tyro.constructors.PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="[STR [STR ...]]",
+    instance_from_str=tuple,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=list,
+)
+"""As of `tuple[str, ...]`, which tyro would have typeguard judge: long to import."""
+
+
 def _annotation(flag: Flag) -> Any:
     """What tyro reads of a flag."""
     shown = tyro.conf.arg(
@@ -78,7 +88,7 @@ def _annotation(flag: Flag) -> Any:
         help_behavior_hint="" if flag.default in ((), False) else None,
     )
     if not isinstance(flag.default, bool):
-        return Annotated[tuple[str, ...], shown]
+        return Annotated[object, _WORDS, shown]
     if flag.paired:
         return Annotated[bool, shown]
     return Annotated[tyro.conf.FlagCreatePairsOff[bool], shown]

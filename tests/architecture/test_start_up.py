@@ -44,7 +44,7 @@ WHOLE = """
 import sys
 from rl.cli.main import rl_main
 
-HEAVY = "torch", "tensorboard.compat.tensorflow_stub", "rl.configs.dqn"
+HEAVY = "torch", "tensorboard.compat.tensorflow_stub", "rl.configs.dqn", "typeguard"
 where, algo, env, *settings = sys.argv[1:]
 first = ["--algo", algo, "--env", env, "--total-steps", "300", "--run-dir", f"{where}/run"]
 first += ["--checkpoints.interval", "128", "--evaluation.num-episodes", "1", *settings]
