@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -44,12 +45,53 @@ class LaneState:
 
 
 @dataclass(frozen=True)
+class CountedLanes(Sequence[LaneState]):
+    """B environments whose episodes cannot be played again: all that is known of them in arrays.
+
+    A vector environment has hundreds, and a fragment of it takes milliseconds.
+    """
+
+    episodes: Array
+    """[B]; see `LaneState`, as for the others."""
+    steps: Array
+    """[B]."""
+    leaves: tuple[Array, ...]
+    """Each [B, ...]."""
+    memory: Array | None
+    """[B, S]."""
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, b: Any) -> Any:
+        memory = None if self.memory is None else self.memory[b]
+        observation = tuple(leaf[b] for leaf in self.leaves)
+        return LaneState(int(self.episodes[b]), int(self.steps[b]), None, observation, memory)
+
+    def after(self, rollout: Rollout, leaves: tuple[Array, ...]) -> CountedLanes:
+        """What they are after a rollout without failures that came to these observations."""
+        length, width = rollout.rewards.shape
+        rows, lanes = rollout.final_steps.T
+        since = np.zeros(width, np.int64)
+        np.maximum.at(since, lanes, rows + 1)
+        new = length - since
+        if rollout.valid is not None:
+            new = ((np.arange(length)[:, None] >= since) & rollout.valid).sum(0)
+        return CountedLanes(
+            self.episodes + np.bincount(lanes, minlength=width),
+            np.where(since > 0, new, self.steps + new),
+            leaves,
+            None if rollout.memory is None else rollout.memory[-1].copy(),
+        )
+
+
+@dataclass(frozen=True)
 class RunnerState:
     """Where a runner stands between fragments."""
 
     fragment: int = 0
     """Number of the next fragment."""
-    lanes: tuple[LaneState, ...] = ()
+    lanes: Sequence[LaneState] = ()
     """None before the first fragment: nothing has been reset yet."""
     failures: int = 0
     """How often its environments have raised."""
@@ -57,6 +99,8 @@ class RunnerState:
     @property
     def steps(self) -> int:
         """Steps of unfinished episodes, all environments together."""
+        if isinstance(self.lanes, CountedLanes):
+            return int(self.lanes.steps.sum())
         return sum(lane.steps for lane in self.lanes)
 
     def after(self, rollout: Rollout) -> RunnerState:
@@ -66,6 +110,9 @@ class RunnerState:
         nested = rollout.observations
         leaves = list(nested.values()) if isinstance(nested, dict) else [nested]
         last = [leaf[-1].copy() for leaf in leaves]
+        if not rollout.replayable and not rollout.failures:
+            after = _counted(lanes).after(rollout, tuple(last))
+            return RunnerState(rollout.fragment + 1, after, self.failures)
         ends: list[list[int]] = [[] for _ in range(width)]
         for t, b in rollout.final_steps.tolist():
             ends[b].append(t)
@@ -86,6 +133,14 @@ class RunnerState:
             ),
             self.failures + len(rollout.failures),
         )
+
+
+def _counted(lanes: Sequence[LaneState]) -> CountedLanes:
+    """The same with the numbers alone, which is what others follow from."""
+    if isinstance(lanes, CountedLanes):
+        return lanes
+    counts = np.array([(lane.episode, lane.steps) for lane in lanes], np.int64)
+    return CountedLanes(counts[:, 0], counts[:, 1], (), None)
 
 
 def _begun_anew(lane: LaneState, failures: Sequence[Failure]) -> LaneState:

@@ -214,6 +214,30 @@ def test_a_runner_that_was_lost_begins_afresh_and_says_what_that_cost(mode: Auto
         assert happened == list(stepped([step[1] for step in happened], b, fragment=3))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_state_counts_what_each_environment_did(mode: AutoresetMode) -> None:
+    runner, state = native_runner(own(mode)), RunnerState()
+    counted = [[0, 0] for _ in range(3)]  # episodes that ended, steps since
+    ended_before = False
+    for length in (7, 30, 1, 4):
+        rollout = runner.sample(length)
+        state = state.after(rollout)
+        ends = set(map(tuple, rollout.final_steps.tolist()))
+        ended_before |= len(ends) > 0
+        for t in range(length):
+            for b, own_count in enumerate(counted):
+                own_count[1] += rollout.valid is None or bool(rollout.valid[t, b])
+                if (t, b) in ends:
+                    own_count[:] = own_count[0] + 1, 0
+        assert [[lane.episode, lane.steps] for lane in state.lanes] == counted
+        assert state.steps == sum(steps for _, steps in counted)
+        observations = cast("Array", rollout.observations)
+        for b, lane in enumerate(state.lanes):
+            assert lane.pieces is None
+            assert np.array_equal(lane.observation[0], observations[-1, b])
+    assert ended_before
+
+
 class Parts(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The counting environment in parts: nested observations, an action of every kind."""
 
