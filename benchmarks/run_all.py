@@ -55,6 +55,13 @@ COMPARISONS = (
     ),
     Comparison("ppo_native", "ppo_native.py", "", "--pairs 1 --steps 8192", "sb3"),
     Comparison(
+        "ppo_native_2_threads",
+        "ppo_native.py",
+        "--threads 2",
+        "--pairs 1 --steps 8192",
+        "sb3",
+    ),
+    Comparison(
         "ppo_native_pipeline",
         "ppo_native.py",
         "--pipeline",
@@ -92,6 +99,13 @@ COMPARISONS = (
         "sac_halfcheetah",
         "sac.py",
         "--steps 6000 --env HalfCheetah-v5",
+        "--pairs 1 --steps 1100",
+        "sb3",
+    ),
+    Comparison(
+        "sac_halfcheetah_2_threads",
+        "sac.py",
+        "--steps 6000 --env HalfCheetah-v5 --threads 2",
         "--pairs 1 --steps 1100",
         "sb3",
     ),
