@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -85,6 +86,9 @@ def run_command(command: Callable[[list[str]], int], arguments: Sequence[str]) -
     except SystemExit as end:  # --help
         return end.code if isinstance(end.code, int) else 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            _say(f"{error}: this machine gives no more of them; raise its limit (ulimit -n)")
+            return RuntimeFault.exit_code
         traceback.print_exc()
         _say(f"a bug of rl: {type(error).__name__}: {error}; please report it with the above")
         return 1

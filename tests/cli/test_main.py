@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -51,6 +52,15 @@ def test_an_error_has_its_exit_code(
 def test_a_success_says_nothing_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(len, []) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_files_that_run_out_are_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    code = fails_with(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "run"))
+    assert code == 4
+    said = capsys.readouterr().err
+    assert said.startswith("error: [Errno 24] Too many open files: 'run': ")
+    assert "raise its limit (ulimit -n)" in said
+    assert fails_with(OSError(errno.EIO, "no")) == 1
 
 
 def test_a_mistake_of_the_user_shows_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
 from rl.configs.algorithm_config import LearnersConfig
 from rl.core.kernels.threads import kernel_threads
@@ -25,16 +24,16 @@ class LearningThreads:
             in_kernels: Of compiled passes, which give the same bits with any number.
         """
         self.ordinary, self.in_kernels = ordinary, in_kernels
+        self._blas = BlasThreads()
+
+    def __reduce__(self) -> tuple[type[LearningThreads], tuple[int, int]]:
+        return LearningThreads, (self.ordinary, self.in_kernels)  # another process has its own BLAS
 
     @classmethod
     def of(cls, settings: LearnersConfig, free: int) -> LearningThreads:
         """What the settings ask for; `auto`: the `free` cores for compiled passes, else one."""
         asked = settings.threads
         return cls(asked, asked) if isinstance(asked, int) else cls(1, free)
-
-    @cached_property
-    def _blas(self) -> BlasThreads:
-        return BlasThreads()  # found where it is used: it cannot travel to another process
 
     @property
     def most(self) -> int:
