@@ -18,7 +18,7 @@ from typing import Any, Generic, Self
 import gymnasium
 
 from rl.algorithms import snapshot
-from rl.algorithms.engines import make_env_runners, make_learners, make_runtime
+from rl.algorithms.engines import make_actors, make_env_runners, make_learners, make_runtime
 from rl.algorithms.registry import read_config
 from rl.algorithms.results import TrainResult, count_sampling, ended_in, shares_of, warn_of_skipped
 from rl.configs.yaml_io import to_yaml
@@ -26,7 +26,6 @@ from rl.core.data.rollout import Episode, Rollout
 from rl.core.learning.devices import device_problems
 from rl.core.learning.learner import ConfigT, Learner, Metrics
 from rl.core.learning.learner_actors import LearnerActors
-from rl.core.models.actor import actor_factory
 from rl.core.models.encoder_rules import check_encoder
 from rl.core.models.policy import Policy
 from rl.core.records.checkpoint import Checkpoint, write_checkpoint
@@ -62,7 +61,7 @@ class Algorithm(ABC, Generic[ConfigT]):
         self.runtime = make_runtime(config)
         try:
             self.learners = make_learners(self)
-            make_actor = actor_factory(self.learners.network)
+            make_actor = make_actors(self)
             self.env_runners = make_env_runners(self.runtime, config, make_actor, self.spaces)
             self.publish_weights()
         except BaseException:

@@ -1,4 +1,4 @@
-"""Which engine a run lives on, and who samples there."""
+"""Which engine a run lives on, who samples there, and where actions are chosen."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from rl.algorithms.workers import begin_workers, choose_engine
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.spaces import Spaces
-from rl.core.learning.devices import devices_of_ranks
+from rl.core.lazy import LazyModule
+from rl.core.learning.devices import acting_device, devices_of_ranks, learns_there
 from rl.core.learning.learner import Learner
 from rl.core.learning.learner_actors import LearnerActors
 from rl.core.learning.learner_group import LearnerGroup
 from rl.core.learning.threads import LearningThreads
-from rl.core.models.actor import ActorFactory
+from rl.core.models.actor import ActorFactory, actor_factory
 from rl.core.runtime import Runtime
 from rl.core.runtime.resources import available_cpus
 from rl.env_runners.elastic import ElasticEnvRunnerGroup
@@ -21,8 +22,11 @@ from rl.env_runners.group import EnvRunnerGroup
 
 if TYPE_CHECKING:
     from rl.algorithms.algorithm import Algorithm
+    from rl.core.models import device_actor
+else:
+    device_actor = LazyModule("rl.core.models.device_actor")
 
-__all__ = ["free_cores", "make_env_runners", "make_learners", "make_runtime"]
+__all__ = ["free_cores", "make_actors", "make_env_runners", "make_learners", "make_runtime"]
 
 MOST_THREADS = 2
 """Of compiled passes where nobody says a number; what more of them give was not measured."""
@@ -59,6 +63,23 @@ def make_learners(algorithm: Algorithm[Any]) -> LearnerGroup | LearnerActors:
         makers.append(bare.make_learner)
     preload = ("torch", type(algorithm).__module__)  # once, and not in every learner
     return LearnerActors(algorithm.runtime, makers, config, preload)
+
+
+def make_actors(algorithm: Algorithm[Any]) -> ActorFactory:
+    """What every runner of an algorithm acts with; it has its learners.
+
+    Where `env_runners.device` is a GPU, what is acted on stays there if the learner takes it there.
+    """
+    config, learners = algorithm.config, algorithm.learners
+    device = acting_device(config)
+    if device is None:
+        return actor_factory(learners.network)
+    keeps = (
+        isinstance(learners, LearnerGroup)
+        and learners.reads_on_device
+        and learns_there(config, algorithm.runtime.engine, device)
+    )
+    return device_actor.device_actor_factory(learners.network, device, keeps)
 
 
 def free_cores(config: AlgorithmConfig, engine: str) -> int:

@@ -24,7 +24,7 @@ from rl.core.data.batch import TensorBatch, on_host
 from rl.core.data.returns import explained_variance, generalized_advantages, successor_values
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
-from rl.core.data.tree import Tree, first_leaf, tree_map
+from rl.core.data.tree import first_leaf, tree_map
 from rl.core.lazy import LazyModule, torch
 from rl.core.learning.analytic_ppo import AnalyticPPO, PPOArrays, ScoredSteps, ppo_obstacles
 from rl.core.learning.engines import recording_obstacles
@@ -94,6 +94,8 @@ class PPOBatch(TensorBatch):
 
 class PPOLearner(Learner[PPOConfig]):
     """Several epochs of minibatch steps on the clipped objective."""
+
+    reads_on_device = True
 
     def __init__(self, config: PPOConfig, spaces: Spaces, num_environments: int) -> None:
         self.adam_epsilon = config.adam_epsilon
@@ -240,24 +242,24 @@ class PPOLearner(Learner[PPOConfig]):
             return self._prepare(rollout, self.tensor(rewards))
 
     def _prepare(self, rollout: Rollout, rewards: Tensor) -> PPOBatch:
-        observations = self.tensors(rollout.observations)
+        observations = rollout.on_device
+        if observations is None:
+            observations = self.tensors(rollout.observations)
+        finals = self.tensors(rollout.final_observations)
         actions = self.tensor(rollout.actions)
         log_probs = self.tensor(rollout.extras["log_prob"])
         terminated = self.tensor(rollout.terminated)
         done = self.tensor(rollout.terminated | rollout.truncated)
 
         if not self.module.memory_size:
-            values = self._values_of_rows(rollout)
-            final_values = self._in_pieces(self.module.value, rollout.final_observations)
+            values = self._values_of_rows(rollout, observations)
+            final_values = self._in_pieces(self.module.value, finals)
         else:
             self.recurrent = sequences.RecurrentSteps(
                 rollout, self.config.sequence_length, self.device
             )
-            features, finals = (
-                self._in_pieces(self.module.encoder, rows)
-                for rows in (rollout.observations, rollout.final_observations)
-            )
-            values, final_values = self.recurrent.values(self.module, features, finals)
+            seen = [self._in_pieces(self.module.encoder, rows) for rows in (observations, finals)]
+            values, final_values = self.recurrent.values(self.module, *seen)
         next_values = successor_values(values, final_values, self.tensor(rollout.final_steps))
         values = values[:-1]
         advantages = generalized_advantages(
@@ -283,19 +285,18 @@ class PPOLearner(Learner[PPOConfig]):
             return batch
         return batch.take(self.tensor(rollout.valid).flatten().nonzero().squeeze(-1))
 
-    def _values_of_rows(self, rollout: Rollout) -> Tensor:
+    def _values_of_rows(self, rollout: Rollout, observations: TensorTree) -> Tensor:
         """V of every observation of a rollout, [T + 1, B]."""
         told = rollout.extras.get("value")
         if told is None or self.config.env_runners.overlap:  # there they lag behind these weights
-            return self._in_pieces(self.module.value, rollout.observations)
+            return self._in_pieces(self.module.value, observations)
         # The policy that acted saw their features anyway; it had these weights.
-        last = self._in_pieces(self.module.value, tree_map(lambda o: o[-1:], rollout.observations))
+        last = self._in_pieces(self.module.value, tree_map(lambda o: o[-1:], observations))
         return torch.cat((self.tensor(told), last))
 
-    def _in_pieces(self, function: Callable[[TensorTree], Tensor], rows: Tree) -> Tensor:
+    def _in_pieces(self, function: Callable[[TensorTree], Tensor], rows: TensorTree) -> Tensor:
         """A function of observations [..., *obs], a few rows at a time."""
-        observations = self.tensors(rows)
-        pieces = tree_map(lambda o: torch.split(o, VALUE_ROWS), observations)
+        pieces = tree_map(lambda o: torch.split(o, VALUE_ROWS), rows)
         count = len(first_leaf(pieces))
         parts = [tree_map(itemgetter(index), pieces) for index in range(count)]
         return torch.cat([function(part) for part in parts])

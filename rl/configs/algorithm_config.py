@@ -66,6 +66,9 @@ class EnvRunnersConfig(Settings):
     vectorization: Literal["auto", "native", "single"] = "auto"
     """native: one vector environment, by the environment's own vector code; single: one after the
     other, each restorable to the bit; auto: native for Atari and what is only there vectorised."""
+    device: Device = "cpu"
+    """Where runners choose actions: cpu, cuda, cuda:N, or auto (cuda when there is one). Inline, on
+    the learner's own GPU, PPO learns from the observations that are there then."""
     overlap: bool = False
     """Sample the next fragment while the learner learns from the last: by the weights of one update
     round before, always, whatever the engine."""
@@ -311,6 +314,13 @@ class AlgorithmConfig(Settings):
                 "env_runners.overlap",
                 f"the training_step of {self.label()} samples nothing ahead (can_overlap is false);"
                 " leave it out",
+            )
+        if self.runtime.engine == "ray" and self.env_runners.device.startswith("cuda"):
+            yield Problem(
+                "env_runners.device",
+                f"{self.env_runners.device!r} is a GPU of this machine, but runtime.engine ray may"
+                " place runners on any, and they choose actions on CPUs there; write cpu, or"
+                " runtime.engine inline or process",
             )
         if self.runtime.engine == "inline" and self.learners.num > 1:
             yield Problem(

@@ -80,6 +80,9 @@ FOREIGN_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What other libraries call a setting -> names here; the first that a config has is meant."""
 
+SAME_LEAF: Mapping[str, str] = {"device": "learners.device"}
+"""Which setting is meant by a bare name that several sections have, if not the first."""
+
 NO_MEMORY = (
     "of these algorithms ppo and dqn have memory: choose one (--algo ppo), or show this one several"
     " observations at a time (gymnasium.wrappers.FrameStackObservation)"
@@ -107,6 +110,7 @@ def near_setting(settings: type, path: str) -> str | None:
         if meant in paths:
             return meant
     by_leaf = {known.rpartition(".")[2]: known for known in reversed(paths)}
+    by_leaf |= {bare: meant for bare, meant in SAME_LEAF.items() if meant in paths}
     if leaf in by_leaf:
         return by_leaf[leaf]
     if section in sections:

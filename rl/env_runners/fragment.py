@@ -12,7 +12,7 @@ from rl.core.data.masks import has_choice
 from rl.core.data.rollout import Episode, Rollout
 from rl.core.data.spaces import ActionLayout, ObservationLayout
 from rl.core.data.tree import Array, Tree
-from rl.core.models.actor import Actor, FragmentNoise
+from rl.core.models.actor import Actor, FragmentNoise, kept_rows
 from rl.core.runtime import note_progress
 from rl.env_runners.faults import check_step, no_choice, not_finite, raised
 from rl.env_runners.lane import Lane
@@ -96,6 +96,7 @@ class Fragment:
         self._began: Any = self._first_rows()
         self._entered = list(self._began)
         self._valid: Array | None = None
+        self._kept = kept_rows(actor)
         self._memory: Array | None = None
         if memory is not None:
             self._memory = np.empty((length + 1, *memory.shape), np.float32)
@@ -150,6 +151,7 @@ class Fragment:
             ),
             valid=self._valid,
             memory=self._memory,
+            on_device=None if self._kept is None else self._kept.sealed(nested),
             replayable=self.replayable and all(lane.replayable for lane in self._lanes),
             weights_version=self._origin.weights_version,
             runner=self._origin.runner,
@@ -224,11 +226,14 @@ class Fragment:
         """What the actor does in row t, by the noise of that row and what it remembers."""
         row = self._observed(t)
         if self._memory is None:
-            return self._actor.act(row, self._row_noise)
-        actor: Any = self._actor  # a `RecurrentActor`
-        actions, extras, self._memory[t + 1] = actor.act_with_memory(
-            row, self._row_noise, self._memory[t]
-        )
+            actions, extras = self._actor.act(row, self._row_noise)
+        else:
+            actor: Any = self._actor  # a `RecurrentActor`
+            actions, extras, self._memory[t + 1] = actor.act_with_memory(
+                row, self._row_noise, self._memory[t]
+            )
+        if self._kept is not None:
+            self._kept.keep(t)
         return actions, extras
 
     def _forget(self, t: int, memory: Array) -> None:

@@ -1,11 +1,13 @@
 """Environments and an actor whose every number can be told beforehand."""
 
+from dataclasses import fields
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rl.core.data.rollout import Rollout
 from rl.core.data.tree import Array, Tree, first_leaf
 from rl.core.data.weights import Weights
 from rl.env_runners.env_runner import EnvRunner, MakeEnvironment
@@ -71,3 +73,20 @@ def lanes_of(runner: EnvRunner) -> list[Lane]:
     environments = runner._environments
     assert isinstance(environments, Lanes)
     return environments._lanes
+
+
+def assert_same(one: Rollout, other: Rollout) -> None:
+    """All but what the clock says."""
+    for field in fields(Rollout):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if field.name == "episodes":
+            assert [episode._replace(seconds=0) for episode in a] == [
+                episode._replace(seconds=0) for episode in b
+            ]
+        elif isinstance(a, dict):
+            assert a.keys() == b.keys()
+            assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+        elif isinstance(a, np.ndarray):
+            assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()), field.name
+        elif field.name != "act_share":
+            assert a == b, field.name

@@ -1,7 +1,6 @@
 """Runners of one process that act together sample what each would by itself, to the bit."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,7 @@ from rl.env_runners.environments import EnvironmentFactory
 from rl.errors import EnvironmentFault
 from rl.testing.algorithms import weights_of
 from rl.testing.probe_envs import MaskedChoice
-from tests.env_runners.helpers import Counting, Scripted
+from tests.env_runners.helpers import Counting, Scripted, assert_same
 from tests.env_runners.test_failures import Failing
 
 RUNNERS, LENGTH = 5, 9
@@ -61,23 +60,6 @@ def _runners(
         )
         for index in range(RUNNERS)
     ]
-
-
-def _assert_same(one: Rollout, other: Rollout) -> None:
-    """All but what the clock says."""
-    for field in fields(Rollout):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        if field.name == "episodes":
-            assert [episode._replace(seconds=0) for episode in a] == [
-                episode._replace(seconds=0) for episode in b
-            ]
-        elif isinstance(a, dict):
-            assert a.keys() == b.keys()
-            assert all(a[name].tobytes() == b[name].tobytes() for name in a)
-        elif isinstance(a, np.ndarray):
-            assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()), field.name
-        elif field.name != "act_share":
-            assert a == b, field.name
 
 
 QUICK: dict[str, Any] = {"seed": 3, "env_runners": {"num": 1, "envs_per_runner": 3}}
@@ -123,7 +105,7 @@ def _sampled(
     for number, given in enumerate(weights):
         rollouts = sample_all(together, LENGTH, given, [number] * RUNNERS)
         for runner, rollout in zip(apart, rollouts, strict=True):
-            _assert_same(rollout, runner.sample(LENGTH, given, number))
+            assert_same(rollout, runner.sample(LENGTH, given, number))
     return noted
 
 
@@ -167,7 +149,7 @@ def test_an_environment_that_raises_disturbs_nobody() -> None:
         rollouts = sample_all(together, LENGTH, None, [number] * RUNNERS)
         failures += sum(len(rollout.failures) for rollout in rollouts)
         for runner, rollout in zip(apart, rollouts, strict=True):
-            _assert_same(rollout, runner.sample(LENGTH))
+            assert_same(rollout, runner.sample(LENGTH))
     assert failures > 5
     assert 3 * RUNNERS in noted
 

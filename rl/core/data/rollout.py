@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rl.core.data.tree import Array, Tree, concatenate_trees, first_leaf, tree_map
+from rl.core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Episode", "Failure", "Rollout"]
 
@@ -67,6 +71,9 @@ class Rollout:
     # [T+1, B, S] float32, what a policy with memory remembered at each step; zero where an episode
     # begins, and the last row is where the next fragment starts. None without memory.
     memory: Array | None = None
+    # `observations` on the device that acted on them, where that learns in this process, too, so
+    # that nothing has to go there again. The arrays are what counts; this does not travel.
+    on_device: Tensor | dict[str, Tensor] | None = None
     replayable: bool = True  # whether seeds and actions bring its episodes back
     weights_version: int = 0
     runner: int = 0
@@ -74,6 +81,10 @@ class Rollout:
     episodes: tuple[Episode, ...] = field(default=())
     failures: tuple[Failure, ...] = field(default=())
     act_share: float = 0.0  # part of the time it took that went into choosing actions
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels, and is copied."""
+        return {**vars(self), "on_device": None}
 
     @property
     def length(self) -> int:
@@ -138,6 +149,7 @@ class Rollout:
             memory=None
             if first.memory is None
             else np.concatenate([r.memory for r in rollouts if r.memory is not None], axis=1),
+            on_device=_side_by_side([r.on_device for r in rollouts]),
             replayable=all(r.replayable for r in rollouts),
             weights_version=min(r.weights_version for r in rollouts),
             runner=first.runner,
@@ -164,9 +176,20 @@ class Rollout:
             assert self.valid.shape == (time, width)
             assert self.valid[ends[:, 0], ends[:, 1]].all(), "only a step ends an episode"
             assert not self.rewards[~self.valid].any(), "only a step is rewarded"
+        if self.on_device is not None:
+            assert tuple(first_leaf(self.on_device).shape[:2]) == (time + 1, width)
         if self.memory is not None:
             assert self.memory.shape[:2] == (time + 1, width)
             assert not self.memory[1:][_fresh(self)].any(), "nothing is remembered across an end"
+
+
+def _side_by_side(trees: Sequence[Any]) -> Tensor | dict[str, Tensor] | None:
+    """Tensors [T+1, B, *obs] joined along B; None where one is missing."""
+    if any(tree is None for tree in trees):
+        return None
+    if isinstance(trees[0], dict):
+        return {path: torch.cat([tree[path] for tree in trees], 1) for path in trees[0]}
+    return torch.cat([*trees], 1)
 
 
 def _fresh(rollout: Rollout) -> Array:

@@ -1,4 +1,4 @@
-"""On which device a learner computes."""
+"""On which device a learner computes, and runners act."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ from rl.errors import Problem, UsageError
 if TYPE_CHECKING:
     from torch import device as Device
 
-__all__ = ["choose_device", "device_problems", "devices_of_ranks", "means_cpu"]
+__all__ = [
+    "acting_device",
+    "choose_device",
+    "device_problems",
+    "devices_of_ranks",
+    "learns_there",
+    "means_cpu",
+]
 
 
 def means_cpu(name: str) -> bool:
-    """Whether `learners.device` comes to the CPU here; torch is asked only if there may be a GPU.
+    """Whether a device's name comes to the CPU here; torch is asked only if there may be a GPU.
 
     Raises:
         UsageError: A GPU was asked for that is not there.
@@ -44,21 +51,54 @@ def choose_device(name: str) -> Device:
     """The device of `learners.device`; `auto` is cuda where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(
-            f"learners.device is {name!r}, but torch sees no GPU here; use 'cpu' or 'auto'"
-        )
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"learners.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here,"
-            " numbered from 0"
-        )
-    return device
+    missing = _missing(name)
+    if missing:
+        raise UsageError(f"learners.device is {missing}")
+    return torch.device(name)
+
+
+def _missing(name: str) -> str | None:
+    """What is said of a GPU that torch does not see here."""
+    if not name.startswith("cuda"):
+        return None
+    if not torch.cuda.is_available():
+        return f"{name!r}, but torch sees no GPU here; use 'cpu' or 'auto'"
+    count = torch.cuda.device_count()
+    if (torch.device(name).index or 0) >= count:
+        return f"{name!r}, but torch sees {count} GPUs here, numbered from 0"
+    return None
+
+
+def acting_device(config: AlgorithmConfig) -> Device | None:
+    """Where runners choose actions by `env_runners.device`; None: on the CPU, as they are used to.
+
+    On a cluster `auto` is the CPU: what GPUs there are where the runners go is not known here.
+    """
+    name = config.env_runners.device
+    if config.runtime.engine == "ray" or means_cpu(name):
+        return None
+    return choose_device(name)
+
+
+def learns_there(config: AlgorithmConfig, engine: str, acting: Device) -> bool:
+    """Whether the learner is in the process of the runners, and on the device that they act on.
+
+    Args:
+        config: Of the run.
+        engine: That the run lives on.
+        acting: The device of the runners.
+    """
+    if engine != "inline" or config.learners.num > 0:
+        return False
+    learning = choose_device(config.learners.device)
+    return (learning.type, learning.index or 0) == (acting.type, acting.index or 0)
 
 
 def device_problems(config: AlgorithmConfig) -> Iterator[Problem]:
-    """Yields a problem where several learners want more GPUs than this machine has."""
+    """Yields a problem where runners or learners want GPUs that this machine does not have."""
+    missing = None if config.runtime.engine == "ray" else _missing(config.env_runners.device)
+    if missing:
+        yield Problem("env_runners.device", f"is {missing}")
     settings = config.learners
     if settings.num > 1 and settings.device == "cuda" and config.runtime.engine != "ray":
         there = torch.cuda.device_count()

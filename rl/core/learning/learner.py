@@ -57,6 +57,8 @@ class Learner(ABC, Generic[ConfigT]):
     """
 
     adam_epsilon: float = 1e-8
+    reads_on_device: bool = False
+    """Whether `update` takes `Rollout.on_device` in place of the arrays, where it is there."""
 
     def __init__(self, config: ConfigT, spaces: Spaces, num_environments: int) -> None:
         """Makes the module and its optimizer.
@@ -149,10 +151,7 @@ class Learner(ABC, Generic[ConfigT]):
         """
 
     def extra_state(self) -> dict[str, Any]:
-        """Arrays and tensors besides module and optimizer for a checkpoint.
-
-        They are only ever changed in place.
-        """
+        """What checkpoints hold besides module and optimizer; it is only ever changed in place."""
         return {} if self.reward_scaler is None else dict(self.reward_scaler.state_dict())
 
     def obstacles(self) -> Iterator[str]:

@@ -50,6 +50,11 @@ class LearnerGroup:
         """Why numpy cannot learn this run, in words; empty where it can."""
         return self._learner.engine_obstacles
 
+    @property
+    def reads_on_device(self) -> bool:
+        """See `Learner.reads_on_device`."""
+        return self._learner.reads_on_device
+
     def use_engine(self, name: str) -> None:
         """See `Learner.use_engine`."""
         self._learner.use_engine(name)

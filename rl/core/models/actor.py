@@ -15,6 +15,7 @@ from rl.core.lazy import LazyModule
 
 if TYPE_CHECKING:
     from rl.core.models import torch_actor
+    from rl.core.models.encoders import TensorTree
     from rl.core.models.modules import Module
     from rl.core.models.plain import PlainNetwork
 else:
@@ -24,10 +25,12 @@ __all__ = [
     "Actor",
     "ActorFactory",
     "FragmentNoise",
+    "KeptRows",
     "RecurrentActor",
     "actor_factory",
     "acts_row_by_row",
     "draw_noise",
+    "kept_rows",
     "memory_size_of",
     "parameter_noise_of",
 ]
@@ -80,6 +83,18 @@ class RecurrentActor(Actor, Protocol):
         ...
 
 
+class KeptRows(Protocol):
+    """The observations of one fragment, where the actor leaves them on its device."""
+
+    def keep(self, t: int) -> None:
+        """Row t is what the actor acted on last; where it acts in a row again, that counts."""
+        ...
+
+    def sealed(self, observations: Tree) -> TensorTree:
+        """All rows as tensors [T+1, B, *obs]; `observations` are the same on the host."""
+        ...
+
+
 ActorFactory = Callable[[], Actor]
 
 
@@ -99,6 +114,12 @@ def memory_size_of(actor: Actor) -> int:
 def parameter_noise_of(actor: Actor) -> int:
     """Standard normals that an actor wants for each row; most want none."""
     return int(getattr(actor, "parameter_noise", 0))
+
+
+def kept_rows(actor: Actor) -> KeptRows | None:
+    """For a fragment that begins, where an actor leaves what it acts on on its device."""
+    begin: Callable[[], KeptRows | None] | None = getattr(actor, "device_rows", None)
+    return None if begin is None else begin()
 
 
 def acts_row_by_row(actor: Actor) -> bool:
