@@ -52,6 +52,7 @@ CONFIGS: dict[str, rl.PPOConfig] = {
     "masks": rl.PPOConfig(env=MaskedChoice, **QUICK),
     "memory": rl.PPOConfig(env=Drifting, **MEMORY, **QUICK),
     "made anew": rl.PPOConfig(env=Slipping, **QUICK),
+    "lagging": rl.PPOConfig(env=Camera, **QUICK).with_env_runners(overlap=True),
     "native": rl.PPOConfig(env=NATIVE_MODES["NEXT_STEP"][0], **QUICK).with_env_runners(
         vectorization="native"
     ),
