@@ -11,6 +11,7 @@ parted by the end are one run: `same` counts them, and only the others are evide
 
 - `ppo`: CartPole-v1, 8 environments x 128, 4 epochs of minibatches of 256, 30 000 steps.
 - `dqn`: CartPole-v1, an update every 4 steps, 20 000 steps.
+- `sac`: Pendulum-v1, the preset, 5 000 steps.
 
     python benchmarks/engines.py --algo ppo
     python benchmarks/engines.py --algo dqn --engines compiled numpy --seeds 4 --save part.json
@@ -27,16 +28,18 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from _pairs import commit
 
 import rl
+from rl.configs.presets import find_preset
 
 ENGINES = ("torch", "compiled", "numpy")
-STEPS = {"ppo": 30_000, "dqn": 20_000}
+STEPS = {"ppo": 30_000, "dqn": 20_000, "sac": 5_000}
+ENVIRONMENTS = {"ppo": "CartPole-v1", "dqn": "CartPole-v1", "sac": "Pendulum-v1"}
 MEASURES = ("greedy", "training")
 EPISODES = 20
 
@@ -52,6 +55,9 @@ def config_of(algo: str, engine: str, steps: int, seed: int) -> Any:
             num_epochs=4,
             minibatch_size=256,
         ).with_env_runners(envs_per_runner=8)
+    elif algo == "sac":
+        preset = find_preset("sac", ENVIRONMENTS["sac"]) | {"total_steps": steps}
+        config = rl.SACConfig(**preset, seed=seed)
     else:
         config = rl.DQNConfig(
             env="CartPole-v1",
@@ -99,6 +105,12 @@ def rank_sum(one: Sequence[float], other: Sequence[float]) -> float:
     return math.erfc(distance / math.sqrt(2))
 
 
+def same_runs(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
+    """Seeds that came to the same in every measure; each holds its measures by seed."""
+    both = one.keys() & other.keys()
+    return sum(all(one[s][m] == other[s][m] for m in MEASURES) for s in both)
+
+
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, its standard error and the values."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -118,7 +130,7 @@ def main() -> None:
     flags.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     flags.add_argument("--seeds", type=int, default=10)
     flags.add_argument("--first-seed", type=int, default=0)
-    flags.add_argument("--steps", type=int, help="by default 30 000 of ppo, 20 000 of dqn")
+    flags.add_argument("--steps", type=int, help="by default as above")
     flags.add_argument("--save", type=Path, metavar="FILE", help="keep the runs, too")
     flags.add_argument("--add", type=Path, nargs="+", default=[], metavar="FILE", help="kept ones")
     options = flags.parse_args()
@@ -132,17 +144,18 @@ def main() -> None:
             kept.setdefault(engine, {})[str(seed)] = run(options.algo, engine, steps, seed)
     if options.save:
         options.save.write_text(json.dumps(kept))
+    task = f"{options.algo} {ENVIRONMENTS[options.algo]}, {steps} steps"
     report: dict[str, Any] = {
-        "question": f"{options.algo} CartPole-v1, {steps} steps: what the engines learn",
+        "question": f"{task}: what the engines learn",
         "commit": commit(),
         "seeds": {engine: len(runs) for engine, runs in kept.items()},
     }
+    pairs = [*itertools.combinations(kept, 2)]
+    report["same"] = {f"{a} / {b}": same_runs(kept[a], kept[b]) for a, b in pairs}
     for measure in MEASURES:
         of = {name: [each[measure] for each in runs.values()] for name, runs in kept.items()}
         report[measure] = {name: summary(values) for name, values in of.items()}
-        report[f"{measure}, p"] = {
-            f"{a} / {b}": round(rank_sum(of[a], of[b]), 3) for a, b in itertools.combinations(of, 2)
-        }
+        report[f"{measure}, p"] = {f"{a} / {b}": round(rank_sum(of[a], of[b]), 3) for a, b in pairs}
     print(json.dumps(report))
 
 

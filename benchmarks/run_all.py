@@ -141,6 +141,7 @@ COMPARISONS = (
     ),
     Comparison("engines_ppo", "engines.py", "--algo ppo", "--seeds 1 --steps 2048"),
     Comparison("engines_dqn", "engines.py", "--algo dqn", "--seeds 1 --steps 1200"),
+    Comparison("engines_sac", "engines.py", "--algo sac", "--seeds 1 --steps 300"),
     Comparison("overlap", "overlap.py", "--algo sac", "--pairs 1 --steps 200"),
     Comparison(
         "overlap_ppo",

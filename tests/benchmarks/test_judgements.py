@@ -59,6 +59,14 @@ def test_equal_samples_differ_by_chance_and_apart_ones_do_not(engines: ModuleTyp
     assert engines.rank_sum(low, high) == pytest.approx(0.00018, abs=0.00002)
 
 
+def test_runs_that_never_parted_are_counted(engines: ModuleType) -> None:
+    one = {"0": {"greedy": 500.0, "training": 1.0}, "1": {"greedy": 9.0, "training": 2.0}}
+    other = {"0": {"greedy": 500.0, "training": 1.0}, "1": {"greedy": 9.0, "training": 3.0}}
+    assert engines.same_runs(one, other) == 1
+    assert engines.same_runs(one, {**other, "2": other["1"]}) == 1
+    assert engines.same_runs(one, {}) == 0
+
+
 def test_ties_narrow_the_spread_of_chance(engines: ModuleType) -> None:
     one, other = [500.0] * 9 + [400.0], [500.0] * 5 + [300.0] * 5
     # By hand: U = 9 (5 / 2 + 5) + 5 = 72.5; variance 100 / 12 (21 - (2730 + 120) / 380) = 112.5;
