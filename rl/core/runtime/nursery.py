@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["LIGHT", "ONE_THREAD", "Forkserver", "begin", "begun", "take"]
+__all__ = ["LIGHT", "ONE_THREAD", "Forkserver", "begin", "begun", "drop", "take"]
 
 LIGHT = ("numpy", "gymnasium")
 """Imported for every worker, where installed: a quarter of a second that each would spend
@@ -115,8 +115,16 @@ def begun(preload: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if _spare and _spare[0].pid == os.getpid():
-            _spare.pop().end()
+        drop()
+
+
+def drop() -> None:
+    """Ends the one that was begun, if nobody has taken it; a runtime that ends calls this.
+
+    It was begun for that runtime, which may have ended before its first worker.
+    """
+    if _spare and _spare[0].pid == os.getpid():
+        _spare.pop().end()
 
 
 def _command(preload: Sequence[str], control: int) -> list[str]:

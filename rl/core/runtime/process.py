@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+from rl.core.runtime import nursery
 from rl.core.runtime.actors import Actor
 from rl.core.runtime.base import ActorHandle, ActorSpec, Engine, Future, ObjectRef
 from rl.core.runtime.calls import RemoteCall, StoredObject, split_arguments
@@ -204,6 +205,7 @@ class ProcessEngine(Engine):
         dispatcher.reactor.block(lambda: not dispatcher.workers, GOODBYE_S)
         dispatcher.close()
         dispatcher.reactor.run_later()
+        nursery.drop()
 
     def _stop_actors(self) -> None:
         self._waiting.clear()

@@ -65,6 +65,14 @@ def test_workers_see_variables_that_were_set_since(monkeypatch: pytest.MonkeyPat
     assert said == [None, "late", "1"]
 
 
+def test_a_runtime_that_ends_before_its_first_worker_leaves_none_behind() -> None:
+    with Runtime("process"):
+        nursery.begin(())
+        (spare,) = nursery._spare
+    assert not nursery._spare
+    assert spare.process.returncode is not None
+
+
 def test_one_that_died_is_not_taken() -> None:
     nursery.begin(())
     nursery._spare[0].process.kill()
