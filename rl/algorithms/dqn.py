@@ -15,27 +15,37 @@ environments, M transitions of a batch, A actions, N atoms.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from rl.algorithms.algorithm import Algorithm
 from rl.configs.dqn import DQNConfig
 from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
+from rl.core.lazy import LazyModule, torch
 from rl.core.learning.analytic_dqn import AnalyticDQN, dqn_obstacles
-from rl.core.learning.distributional import cross_entropy, divergence, project
 from rl.core.learning.engines import recording_obstacles
 from rl.core.learning.experience import Experience, ReplayBatch
-from rl.core.learning.flat import frozen_copy
 from rl.core.learning.learner import Averages, Learner, Metrics
 from rl.core.learning.schedules import linear
-from rl.core.learning.window_batch import WindowBatch
-from rl.core.models.q_network import QNetwork
+from rl.core.learning.target import TargetNetwork
+from rl.core.models.plain import PlainNetwork, number_of, plain_obstacles, set_number
 from rl.core.models.spec import QNetworkSpec
+from rl.core.seeding import random_generator
+
+if TYPE_CHECKING:  # who learns a plain MLP with analytic gradients imports none of these
+    from torch import Tensor
+
+    from rl.core.learning import distributional
+    from rl.core.learning.window_batch import WindowBatch
+    from rl.core.models import q_network
+    from rl.core.models.modules import Module
+    from rl.core.models.q_network import QNetwork
+else:
+    distributional = LazyModule("rl.core.learning.distributional")
+    q_network = LazyModule("rl.core.models.q_network")
 
 __all__ = ["DQN", "DQNConfig", "DQNLearner", "huber", "of_actions", "q_targets"]
 
@@ -69,28 +79,42 @@ class DQNLearner(Learner[DQNConfig]):
     def __init__(self, config: DQNConfig, spaces: Spaces, num_environments: int) -> None:
         super().__init__(config, spaces, num_environments)
         self.experience = Experience(self, config, spaces)
-        self.target, self.target_parameters = frozen_copy(self.module, self.flat.vector)
-        self.epsilon = self.module.epsilon
-        self.epsilon.fill_(self.exploration_rate(0))
+        self.slow = TargetNetwork(self.flat, lambda: self.module)
+        set_number(self.network, "epsilon", self.exploration_rate(0))
         self.set_up_engine()
 
     def set_up_engine(self) -> None:
         super().set_up_engine()
         self.recorded = self.played(lambda columns: self._score(ReplayBatch.of(columns)))
         if self.by_hand:
-            target = self.target_parameters.numpy()
-            self.analytic = AnalyticDQN(self.config, self.module, self.flat, target, self.engine)
+            assert isinstance(self.network, PlainNetwork)
+            place = self.network, self.flat, self.slow.array
+            self.analytic = AnalyticDQN(self.config, *place, self.engine)
+
+    @classmethod
+    def make_network(cls, config: DQNConfig, spaces: Spaces) -> PlainNetwork | Module:
+        spec = spec_of(config, spaces)
+        if cls.make_module is not DQNLearner.make_module or any(plain_obstacles(spec)):
+            return super().make_network(config, spaces)
+        return PlainNetwork("q_network", spec, random_generator(config.seed, "module"))
 
     @staticmethod
     def make_module(config: DQNConfig, spaces: Spaces) -> QNetwork:
-        num_atoms, v_min, v_max = config.atoms  # one without `distributional`, whatever is set
-        noisy_sigma = config.noisy_sigma if config.noisy else 0.0
-        own = {"num_atoms": num_atoms, "v_min": v_min, "v_max": v_max, "noisy_sigma": noisy_sigma}
-        return QNetwork(QNetworkSpec.of(config, spaces, **own))
+        return q_network.QNetwork(spec_of(config, spaces))
+
+    @property
+    def target(self) -> QNetwork:
+        """The slower copy."""
+        return self.slow.module
+
+    @property
+    def target_parameters(self) -> Tensor:
+        """Of the slower copy, [P]."""
+        return self.slow.vector
 
     def obstacles(self) -> Iterator[str]:
         if type(self) is DQNLearner:
-            yield from dqn_obstacles(self.config, self.module)
+            yield from dqn_obstacles(self.config, self.network)
         else:
             yield f"{type(self).__name__} may have another loss than DQNLearner"
 
@@ -102,8 +126,8 @@ class DQNLearner(Learner[DQNConfig]):
         if self.config.noisy:
             yield "noisy layers"
 
-    def extra_state(self) -> dict[str, Tensor]:
-        own = {"target": self.target_parameters, "credit": self.experience.credit}
+    def extra_state(self) -> dict[str, Any]:
+        own = {"target": self.slow.state, "credit": self.experience.credit}
         return super().extra_state() | own
 
     def get_memory(self, known: Collection[str] = ()) -> Parts:
@@ -126,7 +150,7 @@ class DQNLearner(Learner[DQNConfig]):
         rollout = Rollout.concatenate(rollouts)
         steps_now = env_steps + rollout.num_steps
         learning_rate = self.set_learning_rate(env_steps)
-        explored = self.epsilon.item()
+        explored = number_of(self.network, "epsilon")
         metrics = {"rollout/exploration_rate": explored, "train/learning_rate": learning_rate}
         self.experience.remember(rollout, env_steps)
         self.move_target(env_steps, steps_now)
@@ -135,7 +159,7 @@ class DQNLearner(Learner[DQNConfig]):
             averages.add(**self.step())
         rate = float(np.float32(self.exploration_rate(steps_now)))
         if rate != explored:  # it stays for most of a run, and torch takes its time for one number
-            self.epsilon.fill_(rate)
+            set_number(self.network, "epsilon", rate)
         metrics |= {f"train/{name}": value for name, value in averages.result().items()}
         return metrics | self.experience.report(steps_now)
 
@@ -144,7 +168,7 @@ class DQNLearner(Learner[DQNConfig]):
         interval = self.config.target_update_interval
         times = now // interval - before // interval
         if times:  # the network stands still meanwhile, so that many moves are one
-            self.target_parameters.lerp_(self.flat.vector, 1 - (1 - self.config.tau) ** times)
+            self.slow.follow(1 - (1 - self.config.tau) ** times, self.by_hand)
 
     def step(self) -> dict[str, Tensor | float]:
         """One update on a batch of M transitions. Returns scalars under their public names."""
@@ -152,10 +176,10 @@ class DQNLearner(Learner[DQNConfig]):
             _, transitions, weights = self.experience.draw_arrays()
             terms, found = self.analytic.gradient(transitions, weights)
             if weights is not None:
-                self.experience.note_errors(torch.from_numpy(found))
+                self.experience.note_errors(found)
             return terms | {"grad_norm": self.descend(terms["loss"])}
         batch = self.draw()
-        if self.recorded is None or isinstance(batch, WindowBatch):
+        if self.recorded is None or not isinstance(batch, ReplayBatch):
             scored = self._score(batch)
         else:
             scored = self.recorded(batch.columns())
@@ -226,12 +250,25 @@ class DQNLearner(Learner[DQNConfig]):
                 choosing = module.values_of(following, self.parameter_noise())
             best = module.allowed(choosing, batch.next_observations).argmax(-1)
             chances = of_actions(chances, best)
-            targets = project(chances, batch.returns, batch.discounts, module.support)
+            targets = distributional.project(
+                chances, batch.returns, batch.discounts, module.support
+            )
         logits = of_actions(module.logits_of(now, self.parameter_noise()), batch.actions)
         log_probs = logits.log_softmax(-1)
         with torch.no_grad():
-            errors, values = divergence(targets, log_probs), module.expected(log_probs.exp())
-        return cross_entropy(targets, log_probs), errors, values
+            errors, values = (
+                distributional.divergence(targets, log_probs),
+                module.expected(log_probs.exp()),
+            )
+        return distributional.cross_entropy(targets, log_probs), errors, values
+
+
+def spec_of(config: DQNConfig, spaces: Spaces) -> QNetworkSpec:
+    """The network that the settings ask for."""
+    num_atoms, v_min, v_max = config.atoms  # one without `distributional`, whatever is set
+    noisy_sigma = config.noisy_sigma if config.noisy else 0.0
+    own = {"num_atoms": num_atoms, "v_min": v_min, "v_max": v_max, "noisy_sigma": noisy_sigma}
+    return QNetworkSpec.of(config, spaces, **own)
 
 
 def q_targets(
@@ -260,4 +297,4 @@ def of_actions(rows: Tensor, actions: Tensor) -> Tensor:
 
 def huber(values: Tensor, targets: Tensor) -> Tensor:
     """The squared error, halved, where it is below 1, and linear from there; [M]."""
-    return F.smooth_l1_loss(values, targets, reduction="none")
+    return torch.nn.functional.smooth_l1_loss(values, targets, reduction="none")

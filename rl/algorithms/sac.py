@@ -14,29 +14,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from rl.algorithms.algorithm import Algorithm
 from rl.configs.sac import SACConfig
 from rl.core.data.blocks import Part, Parts
 from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
-from rl.core.data.tree import Array
-from rl.core.kernels.follow import follow
+from rl.core.lazy import LazyModule, torch
 from rl.core.learning.analytic_sac import AnalyticSAC, NumpySAC, sac_obstacles
 from rl.core.learning.compiled_sac import CompiledSAC
+from rl.core.learning.critics import Critics
+from rl.core.learning.engines import recording_obstacles
 from rl.core.learning.experience import Experience, ReplayBatch
-from rl.core.learning.flat import FlatParameters, become_views, frozen_copy
+from rl.core.learning.flat import FlatParameters
 from rl.core.learning.learner import Averages, Learner, Metrics
-from rl.core.models.distributions import squashed_sample
-from rl.core.models.modules import TensorTree
-from rl.core.models.policy_network import CategoricalPolicy, SquashedPolicy
+from rl.core.models.plain import PlainNetwork, plain_obstacles, set_number
 from rl.core.models.spec import PolicySpec
-from rl.core.models.twin_critics import TwinCritics
-from rl.core.seeding import stream_seed
+from rl.core.seeding import random_generator
+
+if TYPE_CHECKING:  # who learns plain MLPs with analytic gradients imports none of these
+    from torch import Tensor
+
+    from rl.core.models import distributions, policy_network
+    from rl.core.models.modules import Module, TensorTree
+    from rl.core.models.policy_network import CategoricalPolicy, SquashedPolicy
+    from rl.core.models.twin_critics import TwinCritics
+else:
+    distributions = LazyModule("rl.core.models.distributions")
+    policy_network = LazyModule("rl.core.models.policy_network")
 
 __all__ = [
     "SAC",
@@ -82,57 +91,84 @@ class SACLearner(Learner[SACConfig]):
     def __init__(self, config: SACConfig, spaces: Spaces, num_environments: int) -> None:
         super().__init__(config, spaces, num_environments)
         self.experience = Experience(self, config, spaces)
-        actions = self.module.action_layout
-        continuous = isinstance(self.module, SquashedPolicy)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(config.seed, "critics"))
-            self.critics = TwinCritics(
-                self.module.spec,
-                actions.num_columns if continuous else 0,
-                1 if continuous else actions.num_parameters,
-                self.module.encoder.normalizer,
-            ).to(self.device)
-        self.others["critics"] = FlatParameters(self.critics.parameters(), config.learning_rate)
-        vector = self.others["critics"].vector
-        self.target, self.target_parameters = frozen_copy(self.critics, vector)
-        # The critics' own values, but without gradients: the policy's loss must not move them.
-        self.judges, _ = frozen_copy(self.critics, vector)
-        become_views(list(self.judges.parameters()), vector)
-        self.ent_coef = torch.full((), config.first_ent_coef, device=self.device)
+        self.continuous = not isinstance(spaces.action, gymnasium.spaces.Discrete)
+        actions = self.network.action_layout
+        self.num_columns = actions.num_columns if self.continuous else 0
+        self.twins = Critics(
+            self, self.num_columns, 1 if self.continuous else actions.num_parameters
+        )
+        self.others["critics"] = self.twins.flat
         if config.learns_ent_coef:
-            logarithm = nn.Parameter(self.ent_coef.log().view(1))
-            self.others["temperature"] = FlatParameters([logarithm], config.learning_rate)
+            logarithm = np.log(np.full(1, config.first_ent_coef, np.float32))
+            own = logarithm if self.on_cpu else [torch.nn.Parameter(self.tensor(logarithm))]
+            self.others["temperature"] = FlatParameters(own, config.learning_rate)
         self.target_entropy = (
-            default_target_entropy(self.module)
+            default_target_entropy(self.network)
             if isinstance(config.target_entropy, str)
             else config.target_entropy
         )
-        self.module.warming_up.fill_(config.learning_starts > 0)
+        set_number(self.network, "warming_up", config.learning_starts > 0)
         self.set_up_engine()
+
+    @property
+    def critics(self) -> TwinCritics:
+        """Both, as torch has them."""
+        return self.twins.module
+
+    @property
+    def judges(self) -> TwinCritics:
+        """The critics as the policy's loss sees them: it must not move them."""
+        return self.twins.judges
+
+    @property
+    def target(self) -> TwinCritics:
+        """The slower copy of the critics."""
+        return self.twins.slow.module
+
+    @property
+    def target_parameters(self) -> Tensor:
+        """Of the slower copy, [P]."""
+        return self.twins.slow.vector
 
     def set_up_engine(self) -> None:
         super().set_up_engine()
+        self.score_critics = self.played(self._score_critics) or self._score_critics
+        self.score_policy = self.played(self._score_policy) or self._score_policy
         if self.by_hand:
-            assert isinstance(self.module, SquashedPolicy)
+            assert isinstance(self.network, PlainNetwork)
             kind = CompiledSAC if self.engine == "compiled" else NumpySAC
-            target = self.target_parameters.numpy()
-            critics = self.critics, self.others["critics"]
-            self.analytic = kind(self.module, self.flat, *critics, target)
+            self.analytic = kind(self.network, self.flat, self.twins)
 
     def obstacles(self) -> Iterator[str]:
         if type(self) is SACLearner:
-            yield from sac_obstacles(self.module)
+            yield from sac_obstacles(self.network)
         else:
             yield f"{type(self).__name__} may have other losses than SACLearner"
+
+    def recording_obstacles(self) -> Iterator[str]:
+        if type(self) is SACLearner:
+            yield from recording_obstacles(self.network)
+        else:
+            yield f"{type(self).__name__} may have other losses than SACLearner"
+
+    @classmethod
+    def make_network(cls, config: SACConfig, spaces: Spaces) -> PlainNetwork | Module:
+        spec = PolicySpec.of(config, spaces)
+        if cls.make_module is not SACLearner.make_module or any(plain_obstacles(spec)):
+            return super().make_network(config, spaces)
+        discrete = isinstance(spaces.action, gymnasium.spaces.Discrete)
+        kind = "categorical_policy" if discrete else "squashed_policy"
+        return PlainNetwork(kind, spec, random_generator(config.seed, "module"))
 
     @staticmethod
     def make_module(config: SACConfig, spaces: Spaces) -> SquashedPolicy | CategoricalPolicy:
         spec = PolicySpec.of(config, spaces)
-        discrete = isinstance(spaces.action, gymnasium.spaces.Discrete)
-        return CategoricalPolicy(spec) if discrete else SquashedPolicy(spec)
+        if isinstance(spaces.action, gymnasium.spaces.Discrete):
+            return policy_network.CategoricalPolicy(spec)
+        return policy_network.SquashedPolicy(spec)
 
-    def extra_state(self) -> dict[str, Tensor]:
-        own = {"target": self.target_parameters, "credit": self.experience.credit}
+    def extra_state(self) -> dict[str, Any]:
+        own = {"target": self.twins.slow.state, "credit": self.experience.credit}
         return super().extra_state() | own
 
     def get_memory(self, known: Collection[str] = ()) -> Parts:
@@ -149,7 +185,7 @@ class SACLearner(Learner[SACConfig]):
         averages = Averages(self.ranks)
         for _ in range(self.experience.due_updates(env_steps, steps_now)):
             averages.add(**self.step())
-        self.module.warming_up.fill_(steps_now < self.config.learning_starts)
+        set_number(self.network, "warming_up", steps_now < self.config.learning_starts)
         metrics |= {f"train/{name}": value for name, value in averages.result().items()}
         return metrics | self.experience.report(steps_now)
 
@@ -176,17 +212,15 @@ class SACLearner(Learner[SACConfig]):
         """`step` by analytic gradients, on arrays."""
         config, temperature = self.config, self.others.get("temperature")
         logarithm = 0.0 if temperature is None else float(temperature.array[0])
-        ent_coef = float(self.ent_coef) if temperature is None else math.exp(logarithm)
+        ent_coef = config.first_ent_coef if temperature is None else math.exp(logarithm)
         _, batch, weights = self.experience.draw_arrays()
-        shape = len(batch.returns), self.module.action_layout.num_columns
-        metrics, errors = self.analytic.critic_gradient(
-            batch, self.noise_array(shape), ent_coef, weights
-        )
+        shape = len(batch.returns), self.num_columns
+        metrics, errors = self.analytic.critic_gradient(batch, self.noise(shape), ent_coef, weights)
         if weights is not None:
-            self.experience.note_errors(torch.from_numpy(errors).abs().mean(0))
+            self.experience.note_errors(np.abs(errors).mean(0))
         self.others["critics"].step_array(config.max_grad_norm, metrics["critic_loss"])
         metrics["actor_loss"], log_prob = self.analytic.policy_gradient(
-            batch.observations, self.noise_array(shape), ent_coef
+            batch.observations, self.noise(shape), ent_coef
         )
         self.flat.step_array(config.max_grad_norm, metrics["actor_loss"])
         metrics |= {"ent_coef": ent_coef, "entropy": -log_prob}
@@ -198,44 +232,52 @@ class SACLearner(Learner[SACConfig]):
         self.move_target()
         return metrics
 
-    def noise_array(self, shape: tuple[int, ...]) -> Array:
-        """`noise` for a gradient by hand, of this rank's rows [m, d]."""
-        if self.ranks.size > 1:
-            return self.noise(torch.empty(shape)).numpy()
-        return torch.randn(shape, generator=self.generator).numpy()
-
     def move_target(self) -> None:
         """Counts an update, and lets the target follow the critics where it is due."""
         self.num_updates += 1
         if self.num_updates % self.config.target_update_interval:
             return
-        critics = self.others["critics"]
-        if self.engine == "compiled":
-            follow(self.target_parameters.numpy(), critics.array, self.config.tau)
-        else:
-            self.target_parameters.lerp_(critics.vector, self.config.tau)
+        self.twins.slow.follow(self.config.tau, self.by_hand)
 
     def temperature(self) -> Tensor:
         """alpha, a scalar on the device, without a gradient."""
         if not self.config.learns_ent_coef:
-            return self.ent_coef
+            return torch.full((), self.config.first_ent_coef, device=self.device)
         return self.others["temperature"].vector.exp().squeeze(0)
 
     def fit_critics(self, batch: ReplayBatch, ent_coef: Tensor) -> tuple[Tensor, Tensor]:
         """A step of both critics towards the target; returns the loss and their mean value."""
-        loss, values, errors = self.critic_loss(batch, ent_coef)
+        scored = self.score_critics([ent_coef, self.noise_for(batch), *batch.columns()])
         if batch.weights is not None:
-            self.experience.note_errors(errors.abs().mean(0))
-        self.others["critics"].backward(loss)
+            self.experience.note_errors(scored["errors"])
         self.others["critics"].step(self.config.max_grad_norm)
-        return loss, values.mean()
+        return scored["loss"], scored["q_value"]
 
-    def critic_loss(self, batch: ReplayBatch, ent_coef: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of both critics, a scalar; their values and errors, [2, M]."""
+    def _score_critics(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
+        """Loss, mean value and mean errors [M] of both critics; leaves their gradient.
+
+        Args:
+            inputs: Temperature, noise and the columns of a batch: all that differs between calls.
+        """
+        ent_coef, noise, *columns = inputs
+        loss, values, errors = self.critic_loss(ReplayBatch.of(columns), ent_coef, noise)
+        self.others["critics"].backward(loss)
+        return {"loss": loss, "q_value": values.mean(), "errors": errors.abs().mean(0)}
+
+    def critic_loss(
+        self, batch: ReplayBatch, ent_coef: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of both critics, a scalar; their values and errors, [2, M].
+
+        Args:
+            batch: M transitions.
+            ent_coef: The temperature, a scalar.
+            noise: Of the successors' actions, see `noise_for`.
+        """
         with torch.no_grad():
-            following = self.soft_values(self.target, batch.next_observations, ent_coef)[0]
+            following = self.soft_values(self.target, batch.next_observations, ent_coef, noise)[0]
             targets = batch.returns + batch.discounts * following  # eq. 5, 2 and 3 of the paper
-        if isinstance(self.module, SquashedPolicy):
+        if isinstance(self.module, policy_network.SquashedPolicy):
             actions = self.module.bounds.from_env(batch.actions)
             values = self.critics(batch.observations, actions).squeeze(-1)
         else:
@@ -249,14 +291,26 @@ class SACLearner(Learner[SACConfig]):
 
     def fit_policy(self, batch: ReplayBatch, ent_coef: Tensor) -> tuple[Tensor, Tensor]:
         """A step of the policy towards the soft values; returns the loss and mean log pi."""
-        loss, log_probs = self.policy_loss(batch, ent_coef)
-        self.flat.backward(loss)
+        scored = self.score_policy([ent_coef, self.noise_for(batch), batch.observations])
         self.flat.step(self.config.max_grad_norm)
-        return loss, log_probs.detach().mean()
+        return scored["loss"], scored["log_prob"]
 
-    def policy_loss(self, batch: ReplayBatch, ent_coef: Tensor) -> tuple[Tensor, Tensor]:
+    def _score_policy(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
+        """Loss and mean log pi of the policy; leaves its gradient.
+
+        Args:
+            inputs: Temperature, noise and observations [M, *obs].
+        """
+        ent_coef, noise, observations = inputs
+        loss, log_probs = self.policy_loss(observations, ent_coef, noise)
+        self.flat.backward(loss)
+        return {"loss": loss, "log_prob": log_probs.detach().mean()}
+
+    def policy_loss(
+        self, observations: TensorTree, ent_coef: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The loss of the policy, a scalar, and log pi [M] of what it would do."""
-        values, log_probs = self.soft_values(self.judges, batch.observations, ent_coef)
+        values, log_probs = self.soft_values(self.judges, observations, ent_coef, noise)
         return -values.mean(), log_probs  # eq. 9 of the paper, with the reparametrised action
 
     def fit_temperature(self, log_prob: Tensor) -> Tensor:
@@ -268,16 +322,27 @@ class SACLearner(Learner[SACConfig]):
         temperature.step(None)
         return loss.squeeze(0)
 
+    def noise_for(self, batch: ReplayBatch) -> Tensor | None:
+        """What actions of M states are drawn by, [M, d]; none where actions are discrete."""
+        if not self.continuous:
+            return None
+        return self.tensor(self.noise((len(batch.returns), self.num_columns)))
+
     def soft_values(
-        self, critics: TwinCritics, observations: TensorTree, ent_coef: Tensor
+        self,
+        critics: TwinCritics,
+        observations: TensorTree,
+        ent_coef: Tensor,
+        noise: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """E[min(Q1, Q2) - alpha log pi] and E[log pi] of the policy as it is, each [M].
 
-        By one action, drawn anew, or exactly where actions are discrete.
+        By one action, drawn by the noise, or exactly where actions are discrete.
         """
-        if isinstance(self.module, SquashedPolicy):
+        if isinstance(self.module, policy_network.SquashedPolicy):
+            assert noise is not None
             mean, log_std = self.module.parameters_of(observations)
-            actions, log_probs = squashed_sample(mean, log_std, self.noise(mean))
+            actions, log_probs = distributions.squashed_sample(mean, log_std, noise)
             values = critics(observations, actions).squeeze(-1)
             return soft_value(values, log_probs, ent_coef), log_probs
         log_probs = self.module.log_probs(observations)  # [M, A]
@@ -291,8 +356,9 @@ def soft_value(values: Tensor, log_probs: Tensor, ent_coef: Tensor) -> Tensor:
     return torch.minimum(values[0], values[1]) - ent_coef * log_probs
 
 
-def default_target_entropy(policy: SquashedPolicy | CategoricalPolicy) -> float:
+def default_target_entropy(policy: PlainNetwork | Module) -> float:
     """-d in the units of [-1, 1]; of A discrete actions a share of log A."""
-    if isinstance(policy, SquashedPolicy):
-        return -float(policy.action_layout.num_columns)
-    return DISCRETE_TARGET * math.log(policy.action_layout.num_parameters)
+    actions = policy.action_layout
+    if isinstance(actions.space, gymnasium.spaces.Discrete):
+        return DISCRETE_TARGET * math.log(actions.num_parameters)
+    return -float(actions.num_columns)

@@ -131,7 +131,9 @@ def test_the_rewarded_action_is_found(kind: str) -> None:
         action, _ = learner.module.act(torch.ones(1, 1), None)
     assert float(action) >= 1
     values = _values(learner, 1)
-    assert values[:, 0, 1].tolist() == pytest.approx([1.0] * 2, abs=0.1)
+    # The reward leaps in the middle, and 16 units round that off: by 0 to 0.2 among ten seeds.
+    assert values[:, 0, 1].tolist() == pytest.approx([1.0] * 2, abs=0.25)
+    assert values[:, 0, 0].tolist() == pytest.approx([-1.0] * 2, abs=0.25)
 
 
 @KINDS
@@ -158,9 +160,18 @@ def test_the_wanted_action_of_a_bandit_is_found_exactly(kind: str) -> None:
         def step(self, action: Any) -> Any:
             return super().step(np.array([2 * action - 2], np.float32))
 
-    # As exactly as the critics know it; TD3's own noise lets its critics see more around the best.
-    finer = {"hidden_sizes": (32,), "updates_per_step": 8, "ent_coef": 0.01}
-    learner = _train(kind, Shifted, **(finer if kind == "sac" else {}))
+    # As exactly as the critics know it: these found it to 0.01 with each of ten seeds, the
+    # coarser ones of the other tests missed it by up to 0.2.
+    finer: dict[str, dict[str, Any]] = {
+        "sac": {"hidden_sizes": (64, 64), "updates_per_step": 8, "ent_coef": 0.01},
+        "td3": {
+            "hidden_sizes": (32, 32),
+            "activation": "tanh",
+            "updates_per_step": 16,
+            "learning_rate": 5e-3,
+        },
+    }
+    learner = _train(kind, Shifted, **finer[kind])
     with torch.no_grad():
         action, _ = learner.module.act(torch.ones(1, 1), None)
     assert float(action) == pytest.approx(1.25, abs=0.03)
@@ -177,6 +188,8 @@ def test_entropy_is_worth_what_the_coefficient_says() -> None:
     learner = _train("discrete sac", Nothing, ent_coef=0.5)
     assert isinstance(learner, SACLearner)
     with torch.no_grad():
-        values, log_probs = learner.soft_values(learner.critics, torch.eye(1), torch.tensor(0.5))
+        values, log_probs = learner.soft_values(
+            learner.critics, torch.eye(1), torch.tensor(0.5), None
+        )
     assert float(-log_probs) == pytest.approx(np.log(2), abs=0.01)
     assert float(values) == pytest.approx(0.5 * np.log(2) / 0.1, rel=0.03)

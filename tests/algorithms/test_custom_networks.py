@@ -60,7 +60,7 @@ def test_every_algorithm_learns_through_it(name: str) -> None:
         assert algorithm.learners.engine == "torch"
         assert "encoder tests.algorithms.networks:Wide is of your own" in str(
             algorithm.learners.engine_obstacles
-        ) or name.startswith(("ppo with", "discrete", "td3"))
+        ) or name.startswith(("ppo with", "discrete"))
         made = type(learner).make_module
         check_module(lambda: made(algorithm.config, algorithm.spaces), batch=20)
 

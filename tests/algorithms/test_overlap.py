@@ -26,6 +26,7 @@ from rl.configs import base
 from rl.configs.algorithm_config import AlgorithmConfig
 from rl.core.data.rollout import Rollout
 from rl.core.data.weights import Weights
+from rl.core.models.plain import PlainNetwork
 from rl.core.models.policy_network import DeterministicPolicy
 from rl.core.records.checkpoint import read_checkpoint, write_checkpoint
 from rl.errors import CheckpointError, ConfigError
@@ -237,7 +238,9 @@ def test_what_is_done_is_what_those_weights_do() -> None:
         watched = _Watched(td3)
         for _ in range(8):
             td3.train()
-        module = td3.learners.network
+        network = td3.learners.network
+        assert isinstance(network, PlainNetwork)
+        module = network.build()
         assert isinstance(module, DeterministicPolicy)
         by_policy = []
         for weights in watched.learnt:

@@ -99,48 +99,85 @@ def test_the_gradient_of_dqn_is_the_same_played(settings: str, observation: str)
         learner.target_parameters.lerp_(learner.flat.vector, 0.5)
 
 
-def test_a_whole_update_takes_what_is_played() -> None:
-    """`update` of both learners with and without: the same weights and metrics."""
+QUICK: dict[str, Any] = {
+    "seed": 1,
+    "learning_starts": 16,
+    "rollout_length": 8,
+    "batch_size": 16,
+    "buffer_size": 200,
+    "hidden_sizes": (16,),
+}
+EVERYTHING: dict[str, Any] = {
+    "prioritized": True,
+    "n_step": 3,
+    "normalize_observations": True,
+    "normalize_rewards": True,
+    "max_grad_norm": 1.0,
+    "target_update_interval": 3,
+}
+RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ppo": (
+        rl.PPOConfig,
+        {
+            "env": "CartPole-v1",
+            "seed": 1,
+            "rollout_length": 40,
+            "minibatch_size": 16,
+            "num_epochs": 2,
+        },
+    ),
+    "dqn": (rl.DQNConfig, {**QUICK, "env": "CartPole-v1", "rollout_length": 40}),
+    "sac": (rl.SACConfig, {**QUICK, "env": "Pendulum-v1"}),
+    "sac, everything": (rl.SACConfig, {**QUICK, **EVERYTHING, "env": "Pendulum-v1"}),
+    "sac, a fixed temperature": (rl.SACConfig, {**QUICK, "env": "Pendulum-v1", "ent_coef": 0.1}),
+    "sac, discrete": (rl.SACConfig, {**QUICK, "env": "CartPole-v1"}),
+    "sac, discrete, everything": (rl.SACConfig, {**QUICK, **EVERYTHING, "env": "CartPole-v1"}),
+    "td3": (rl.TD3Config, {**QUICK, "env": "Pendulum-v1"}),
+    "td3, everything": (rl.TD3Config, {**QUICK, **EVERYTHING, "env": "Pendulum-v1"}),
+}
+STEPS = {"PPOConfig": 1, "DQNConfig": 1, "SACConfig": 2, "TD3Config": 2}
+"""Networks that are learnt, a gradient each."""
 
-    def weights(play: bool) -> list[float]:
-        config = rl.PPOConfig(
-            env="CartPole-v1", seed=1, rollout_length=40, minibatch_size=16, num_epochs=2
-        )
-        return trained(config.with_learners(engine="torch"), "ppo", play)
 
-    torch.testing.assert_close(weights(True), weights(False))
+@pytest.mark.parametrize("run", RUNS)
+def test_whole_updates_take_what_is_played(run: str) -> None:
+    """With and without: the same weights, of all networks, and the same metrics."""
+    kind, settings = RUNS[run]
+    expected, plain = trained(kind(**settings), play=False)
+    found, recorded = trained(kind(**settings), play=True)
+    assert plain == 0
+    assert recorded == STEPS[kind.__name__]
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-7, msg=name)
 
-    def dqn_weights(play: bool) -> list[float]:
-        config = rl.DQNConfig(env="CartPole-v1", seed=1, learning_starts=16, rollout_length=40)
-        return trained(config.with_learners(engine="torch"), "dqn", play)
 
-    torch.testing.assert_close(dqn_weights(True), dqn_weights(False))
+def trained(config: Any, play: bool) -> tuple[dict[str, Any], int]:
+    """What a learner holds and tells after a few updates; how many of its gradients were played."""
+    played = set()
 
+    def of_function(function: Any) -> Any:
+        recorded = Recorded(function, CPU, record_on_cpu)
 
-def trained(config: Any, kind: str, play: bool) -> list[float]:
-    with config.build() as algorithm:
+        def counted(*inputs: Any) -> Any:
+            played.add(recorded)
+            return recorded(*inputs)
+
+        return counted
+
+    with config.with_learners(engine="torch").build() as algorithm:
         learner: Any = algorithm.learners._learner
-        calls = []
         if play:
-            if kind == "ppo":
-                recorded = Recorded(learner._score, CPU, record_on_cpu)
-            else:
-                recorded = Recorded(
-                    lambda columns: learner._score(test_dqn_numpy.ReplayBatch.of(columns)),
-                    CPU,
-                    record_on_cpu,
-                )
-
-            def counted(*inputs: Any) -> Any:
-                calls.append(1)
-                return recorded(*inputs)
-
-            learner.recorded = counted
-        for _ in range(2):
-            algorithm.train()
-        assert bool(calls) == play
-        found: list[float] = algorithm.learners.get_weights().parameters.tolist()
-        return found
+            # A GPU has these from the beginning.
+            for name in ("module", "target", "judges", "target_policy"):
+                getattr(learner, name, None)
+            learner.played = of_function
+            learner.set_up_engine()
+        told: dict[str, Any] = {}
+        for _ in range(8):
+            told |= {k: v for k, v in algorithm.train().metrics.items() if k.startswith("train/")}
+        state = {k: torch.from_numpy(v) for k, v in learner.get_state().items()}
+        return told | state, len(played)
 
 
 def test_on_a_gpu_auto_takes_torch_and_says_what_else_there_is() -> None:
@@ -166,22 +203,29 @@ def test_what_cannot_be_recorded_is_named() -> None:
     assert obstacles(noisy=True) == ["noisy layers"]
     memory = obstacles(memory="gru", sequence_length=4, batch_size=32)
     assert memory == ["memory (gru)"]
-    with rl.SACConfig(env="Pendulum-v1").build() as algorithm:
-        told = list(algorithm.learners._learner.recording_obstacles())
-    assert told == ["SACLearner has no gradient that can be recorded"]
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if "everything" not in run])
+def test_another_loss_is_not_taken_for_one_that_can_be_recorded(run: str) -> None:
+    kind, settings = RUNS[run]
+    with kind(**settings).build() as algorithm:
+        learner: Any = algorithm.learners._learner
+    assert list(learner.recording_obstacles()) == []
+    learner.__class__ = type("Mine", (type(learner),), {})
+    (told,) = learner.recording_obstacles()
+    assert told.startswith("Mine may have ")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("algo", ["ppo", "dqn"])
-def test_a_gpu_learns_the_same_from_graphs(algo: str) -> None:
+@pytest.mark.parametrize("run", RUNS)
+def test_a_gpu_learns_the_same_from_graphs(run: str) -> None:
+    kind, settings = RUNS[run]
+
     def weights(engine: str) -> list[float]:
-        config: Any = (
-            rl.PPOConfig(env="CartPole-v1", seed=1, rollout_length=40, minibatch_size=16)
-            if algo == "ppo"
-            else rl.DQNConfig(env="CartPole-v1", seed=1, learning_starts=16, rollout_length=40)
-        )
-        with config.with_learners(engine=engine, device="cuda").build() as algorithm:
-            algorithm.train()
+        config = kind(**settings).with_learners(engine=engine, device="cuda")
+        with config.build() as algorithm:
+            for _ in range(4):
+                algorithm.train()
             found: list[float] = algorithm.learners.get_weights().parameters.tolist()
             return found
 

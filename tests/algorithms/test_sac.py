@@ -80,13 +80,13 @@ def test_the_target_is_that_of_the_paper() -> None:
     learner = _filled(n_step=2, ent_coef=0.3)
     batch = learner.experience.draw()
     batch = ReplayBatch(**{**vars(batch), "discounts": torch.tensor([0.0, 0.5] * 4)})
-    noise_at = learner.generator.get_state()
+    noise_at = learner.numbers.get_state()
     loss, value = learner.fit_critics(batch, torch.tensor(0.3))
-    learner.generator.set_state(noise_at)
+    learner.numbers.set_state(noise_at)
     fresh = _filled(n_step=2, ent_coef=0.3)  # as it was before that step
     assert isinstance(fresh.module, SquashedPolicy)
     mean, log_std = fresh.module.parameters_of(batch.next_observations)
-    noise = torch.randn(mean.shape, generator=learner.generator)
+    noise = torch.from_numpy(learner.numbers.normals(tuple(mean.shape)))
     before = mean + log_std.exp() * noise
     normal = torch.distributions.Normal(mean, log_std.exp())
     log_prob = normal.log_prob(before) - torch.log(1 - torch.tanh(before) ** 2)
@@ -103,7 +103,9 @@ def test_discrete_values_are_expectations() -> None:
     learner = _filled(**DISCRETE)
     batch = learner.experience.draw()
     assert isinstance(learner.module, CategoricalPolicy)
-    values, log_probs = learner.soft_values(learner.critics, batch.observations, torch.tensor(0.2))
+    values, log_probs = learner.soft_values(
+        learner.critics, batch.observations, torch.tensor(0.2), None
+    )
     policy = learner.module.distribution(batch.observations)
     both = learner.critics(batch.observations).amin(0)
     chances = policy.log_prob(torch.zeros(8)).exp(), policy.log_prob(torch.ones(8)).exp()

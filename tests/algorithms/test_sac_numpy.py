@@ -78,18 +78,19 @@ def compare(learner: SACLearner) -> None:
         None if weights is None else torch.tensor(weights),
     )
     ent_coef, critics = learner.temperature(), learner.others["critics"]
-    state = learner.generator.get_state()
-    loss, values, errors = learner.critic_loss(batch, ent_coef)
+    state = learner.numbers.get_state()
+    loss, values, errors = learner.critic_loss(batch, ent_coef, learner.noise_for(batch))
     critics.backward(loss)
     expected = critics.gradient.clone()
-    actor_loss, log_probs = learner.policy_loss(batch, ent_coef)
+    noise = learner.noise_for(batch)
+    actor_loss, log_probs = learner.policy_loss(batch.observations, ent_coef, noise)
     learner.flat.backward(actor_loss)
     expected_policy = learner.flat.gradient.clone()
 
-    learner.generator.set_state(state)
-    noise = [learner.noise(torch.empty(M, 3)).numpy() for _ in range(2)]
+    learner.numbers.set_state(state)
+    both = [learner.noise((M, 3)) for _ in range(2)]
     critics.gradient.fill_(torch.nan)  # every entry is written
-    terms, ours = learner.analytic.critic_gradient(found, noise[0], ent_coef.item(), weights)
+    terms, ours = learner.analytic.critic_gradient(found, both[0], ent_coef.item(), weights)
     assert_close(critics.gradient, expected)
     np.testing.assert_allclose(ours, errors.numpy(), rtol=1e-4, atol=1e-5)
     assert terms["critic_loss"] == pytest.approx(loss.item(), rel=1e-4)
@@ -98,7 +99,7 @@ def compare(learner: SACLearner) -> None:
     learner.flat.gradient.fill_(torch.nan)
     critics.gradient.fill_(7)  # the policy's loss leaves the critics alone
     found_loss, mean = learner.analytic.policy_gradient(
-        found.observations, noise[1], ent_coef.item()
+        found.observations, both[1], ent_coef.item()
     )
     assert_close(learner.flat.gradient, expected_policy)
     assert found_loss == pytest.approx(actor_loss.item(), rel=1e-4, abs=1e-5)

@@ -68,10 +68,10 @@ def test_the_target_is_that_of_the_paper() -> None:
     learner = _filled(**settings)
     batch = learner.experience.draw()
     batch = ReplayBatch(**{**vars(batch), "discounts": torch.tensor([0.0, 0.5] * 4)})
-    noise_at = learner.generator.get_state()
+    noise_at = learner.numbers.get_state()
     loss, value = learner.fit_critics(batch)
-    learner.generator.set_state(noise_at)
-    noise = torch.randn(8, 1, generator=learner.generator)
+    learner.numbers.set_state(noise_at)
+    noise = torch.from_numpy(learner.numbers.normals((8, 1)))
     assert (noise.abs() * 0.4 > 0.3).any(), "no noise is clipped, so nothing tells"
     fresh = _filled(**settings)  # as it was before that step
     with torch.no_grad():

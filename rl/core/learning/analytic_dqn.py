@@ -7,6 +7,7 @@ Shapes: M transitions of a batch, A actions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,17 +21,20 @@ from rl.core.learning.analytic_mlp import MLP, linear_names, make_mlp
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
 from rl.core.models.numpy_encoder import NumpyEncoder
-from rl.core.models.q_network import QNetwork
+from rl.core.models.plain import PlainNetwork
 from rl.core.models.spec import QNetworkSpec
+
+if TYPE_CHECKING:
+    from rl.core.models.modules import Module
 
 __all__ = ["AnalyticDQN", "dqn_obstacles"]
 
 ONE = np.float32(1)
 
 
-def dqn_obstacles(config: DQNConfig, module: QNetwork) -> Iterator[str]:
+def dqn_obstacles(config: DQNConfig, network: PlainNetwork | Module) -> Iterator[str]:
     """Yields what of a run has no form here."""
-    yield from network_obstacles(module)
+    yield from network_obstacles(network)
     if config.memory is not None:
         yield f"memory ({config.memory})"
     if config.distributional:
@@ -45,7 +49,7 @@ class AnalyticDQN:
     def __init__(
         self,
         config: DQNConfig,
-        module: QNetwork,
+        network: PlainNetwork,
         flat: FlatParameters,
         target: Array,
         engine: str,
@@ -54,22 +58,22 @@ class AnalyticDQN:
 
         Args:
             config: Settings of the run.
-            module: Whose parameters are views of `flat`.
+            network: Whose vector is that of `flat`.
             flat: Its `gradient_array` is written.
             target: Parameters of the target network, [P].
             engine: Who passes through the networks, `numpy` or `compiled`.
         """
-        table = module.parameter_table()
+        table = network.parameter_table()
+        spec: Any = network.spec  # a QNetworkSpec
         parameters, gradients = table.views(flat.array), table.views(flat.gradient_array)
-        self._network = AnalyticQNetwork(engine, module.spec, parameters, gradients)
+        self._network = AnalyticQNetwork(engine, spec, parameters, gradients)
         # Of its own, for its arrays must not take the place of those that wait for `backward`.
-        self._target = AnalyticQNetwork(engine, module.spec, table.views(target))
+        self._target = AnalyticQNetwork(engine, spec, table.views(target))
         self._double, self._normalizes = config.double, config.normalize_observations
-        buffers = {name: buffer.numpy() for name, buffer in module.named_buffers()}
-        self._live = Weights(0, flat.array, buffers)
-        self._encode = NumpyEncoder(module.spec)
-        self._layout = module.observation_layout
-        self._num_actions = module.action_layout.num_parameters
+        self._live = Weights(0, flat.array, network.all_buffers)
+        self._encode = NumpyEncoder(spec)
+        self._layout = network.observation_layout
+        self._num_actions = network.action_layout.num_parameters
         self._compiled = CompiledDQNLoss(self._num_actions) if engine == "compiled" else None
         self._allocate(config.batch_size)
 

@@ -9,20 +9,25 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from gymnasium import spaces
 
 from rl.core.data.replay import Transitions
 from rl.core.data.tree import Array, Tree
-from rl.core.data.weights import ParameterTable, Weights
+from rl.core.data.weights import Weights
 from rl.core.learning.analytic_critics import AnalyticTwinCritics
 from rl.core.learning.analytic_mlp import AnalyticMLP, linear_names
+from rl.core.learning.critics import Critics
 from rl.core.learning.engines import network_obstacles
 from rl.core.learning.flat import FlatParameters
 from rl.core.models.numpy_encoder import NumpyEncoder
-from rl.core.models.policy_network import CategoricalPolicy, SquashedPolicy
+from rl.core.models.plain import PlainNetwork
 from rl.core.models.spec import LOG_STD_BOUNDS
-from rl.core.models.twin_critics import TwinCritics
+
+if TYPE_CHECKING:
+    from rl.core.models.modules import Module
 
 __all__ = ["AnalyticSAC", "Named", "NumpySAC", "Views", "sac_obstacles"]
 
@@ -35,45 +40,36 @@ LOG_2 = np.float32(math.log(2))
 HALF, ONE, TWO = np.float32(0.5), np.float32(1), np.float32(2)
 
 
-def sac_obstacles(module: SquashedPolicy | CategoricalPolicy) -> Iterator[str]:
+def sac_obstacles(policy: PlainNetwork | Module) -> Iterator[str]:
     """Yields what of a run has no form here."""
-    if isinstance(module, CategoricalPolicy):
+    if isinstance(policy.action_layout.space, spaces.Discrete):
         yield "discrete actions of SAC"
     else:
-        yield from network_obstacles(module)
+        yield from network_obstacles(policy)
 
 
 class AnalyticSAC(ABC):
     """Both losses of SAC with a squashed Gaussian policy, whoever computes their gradients."""
 
-    def __init__(
-        self,
-        policy: SquashedPolicy,
-        flat: FlatParameters,
-        critics: TwinCritics,
-        critics_flat: FlatParameters,
-        target: Array,
-    ) -> None:
+    def __init__(self, policy: PlainNetwork, flat: FlatParameters, critics: Critics) -> None:
         """Takes views of a learner's vectors; it computes with whatever stands there.
 
         Args:
-            policy: Whose parameters are views of `flat`.
+            policy: Whose vector is that of `flat`.
             flat: Its `gradient_array` is written.
-            critics: Whose parameters are views of `critics_flat`.
-            critics_flat: Its `gradient_array` is written.
-            target: Parameters of the target critics, [P].
+            critics: Plain ones; the `gradient_array` of theirs is written.
         """
         spec, table = policy.spec, policy.parameter_table()
         names = [*linear_names("torso", len(spec.hidden_sizes)), "head"]
         own = table.views(flat.array), table.views(flat.gradient_array)
-        table = ParameterTable({name: tuple(p.shape) for name, p in critics.named_parameters()})
-        views = table.views(critics_flat.array), table.views(critics_flat.gradient_array)
-        self._middle, self._inverse = policy.bounds.middle.numpy(), policy.bounds.inverse.numpy()
+        table = critics.table
+        views = table.views(critics.flat.array), table.views(critics.flat.gradient_array)
+        buffers = policy.all_buffers
+        self._middle, self._inverse = buffers["bounds.middle"], buffers["bounds.inverse"]
         self._normalizes = spec.normalize_observations
-        buffers = {name: buffer.numpy() for name, buffer in policy.named_buffers()}
         self._live = Weights(0, flat.array, buffers)
         self._encode = NumpyEncoder(spec)
-        self._make(names, own, views, table.views(target), spec.activation)
+        self._make(names, own, views, table.views(critics.slow.array), spec.activation)
 
     @abstractmethod
     def _make(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rl.configs.replay import ReplaySettings
+from rl.core.data.batch import on_host
 from rl.core.data.memory import check_replay_fits
 from rl.core.data.prioritized import PrioritizedReplay
 from rl.core.data.replay import ReplayBuffer, ReplayMark, Transitions
@@ -18,12 +17,19 @@ from rl.core.data.rollout import Rollout
 from rl.core.data.spaces import Spaces
 from rl.core.data.tree import Array, tree_map
 from rl.core.data.windows import Windows
+from rl.core.lazy import LazyModule, torch
 from rl.core.learning.learner import Learner, Metrics
 from rl.core.learning.schedules import linear
-from rl.core.learning.window_batch import WindowBatch
-from rl.core.models.modules import TensorTree
-from rl.core.models.q_network import QNetwork
 from rl.core.seeding import stream_seed
+
+if TYPE_CHECKING:  # who learns with analytic gradients imports none of these
+    from torch import Tensor
+
+    from rl.core.learning import window_batch
+    from rl.core.models.modules import TensorTree
+    from rl.core.models.q_network import QNetwork
+else:
+    window_batch = LazyModule("rl.core.learning.window_batch")
 
 __all__ = ["Experience", "ReplayBatch"]
 
@@ -96,8 +102,7 @@ class Experience:
             if config.prioritized
             else ReplayBuffer(*place)
         )
-        self.credit = torch.zeros((), dtype=torch.float64)  # updates earned and not yet made
-        self._credit = self.credit.numpy()  # the same memory
+        self.credit = np.zeros(())  # updates earned and not yet made
         self._beta = config.priority_beta
         self.stored = 0
         """Rollouts stored since `mark`."""
@@ -140,9 +145,9 @@ class Experience:
     def due_updates(self, before: int, now: int) -> int:
         """Adds the credit of steps in (before, now] past learning_starts; takes whole updates."""
         learnt_from = max(0, now - max(before, self._config.learning_starts))
-        earned = float(self._credit) + self._config.updates_per_step * learnt_from
+        earned = float(self.credit) + self._config.updates_per_step * learnt_from
         due = int(earned + ROUNDING)
-        self._credit.fill(earned - due)
+        self.credit.fill(earned - due)
         return due
 
     def draw_arrays(self) -> tuple[Array, Transitions, Array | None]:
@@ -170,7 +175,7 @@ class Experience:
             None if weights is None else learner.tensor(weights),
         )
 
-    def draw_windows(self, length: int, burn_in: int) -> WindowBatch:
+    def draw_windows(self, length: int, burn_in: int) -> window_batch.WindowBatch:
         """`draw` for a network with memory: this rank's part of batch_size / length windows.
 
         Args:
@@ -189,7 +194,7 @@ class Experience:
         weights = None
         if isinstance(replay, PrioritizedReplay):
             weights = replay.weights(self._drawn, self._beta)[own][found.owners]
-        return WindowBatch(found, weights, self._learner.device)
+        return window_batch.WindowBatch(found, weights, self._learner.device)
 
     def _windows(self, indices: Array) -> Windows:
         config = self._config
@@ -206,11 +211,11 @@ class Experience:
         found = self.replay.gather(self._drawn, config.n_step, config.gamma, self._scale)
         return {"indices": self._drawn} | named_arrays(found)
 
-    def note_errors(self, errors: Tensor) -> None:
+    def note_errors(self, errors: Tensor | Array) -> None:
         """Makes the batch drawn last as likely as its TD errors [M] ask, where draws are uneven."""
         if isinstance(self.replay, PrioritizedReplay):
-            errors = self._learner.ranks.whole(errors)
-            self.replay.set_priorities(self._drawn, errors.cpu().numpy())
+            whole = self._learner.ranks.whole(errors)
+            self.replay.set_priorities(self._drawn, on_host(whole))
 
     def report(self, env_steps: int) -> Metrics:
         """Metrics of the buffer and the ratio of updates to steps."""
@@ -218,7 +223,7 @@ class Experience:
         metrics = {
             "train/replay_size": float(len(self.replay)),
             "train/updates_per_step": self._learner.num_updates / learnt,
-            "train/update_credit": float(self._credit),
+            "train/update_credit": float(self.credit),
         }
         if self._config.prioritized:
             metrics["train/priority_beta"] = self._beta

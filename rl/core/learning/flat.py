@@ -104,6 +104,11 @@ class FlatParameters:
         return torch.from_numpy(self.gradient_array)
 
     @property
+    def on_host(self) -> bool:
+        """Whether they are arrays, on the CPU."""
+        return self._optimizer is None
+
+    @property
     def compiled(self) -> bool:
         """Whether `step_array` takes the compiled Adam; numpy's differs in the last bits."""
         return self._compiled
@@ -305,19 +310,19 @@ class FlatParameters:
         self.set_optimizer_state({k: v for k, v in state.items() if k != "vector"})
 
 
-def frozen_copy(module: ModuleT, vector: Tensor) -> tuple[ModuleT, Tensor]:
-    """A copy of a module for a target network, and the flat vector of its parameters.
+def frozen_copy(module: ModuleT, vector: Tensor) -> ModuleT:
+    """A copy of a module that wants no gradients, with other parameters.
 
-    It wants no gradients, and its buffers are the module's own: statistics are the same for both.
+    Its buffers are the module's own: statistics are the same for both.
 
     Args:
         module: What is copied.
-        vector: The values of its parameters, [P].
+        vector: Parameters of the copy, [P]; they become views of it.
     """
-    target, values = copy.deepcopy(module), vector.clone()
-    become_views(list(target.parameters()), values)
+    target = copy.deepcopy(module)
+    become_views(list(target.parameters()), vector)
     for name, buffer in module.named_buffers():
         owner, _, attribute = name.rpartition(".")
         setattr(target.get_submodule(owner), attribute, buffer)
     target.requires_grad_(False).zero_grad()
-    return target, values
+    return target

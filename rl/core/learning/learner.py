@@ -242,14 +242,13 @@ class Learner(ABC, Generic[ConfigT]):
         for flat in self._all_parameters():
             flat.ranks = ranks
 
-    def noise(self, own: Tensor) -> Tensor:
-        """Standard normal numbers for this rank's rows of the batch at hand, like `own` [m, ...].
+    def noise(self, shape: tuple[int, ...]) -> Array:
+        """Standard normal numbers [m, ...] float32 for this rank's rows of the batch at hand.
 
         They are what these rows would get if one learner had them all.
         """
-        rows = self.ranks.rows if self.ranks.size > 1 and self.ranks.rows else own.shape[0]
-        noise = torch.randn((rows, *own.shape[1:]), generator=self.generator)
-        return noise[self.ranks.part(rows)].to(self.device)
+        rows = self.ranks.rows if self.ranks.size > 1 and self.ranks.rows else shape[0]
+        return self.numbers.normals((rows, *shape[1:]))[self.ranks.part(rows)]
 
     def set_learning_rate(self, env_steps: int) -> float:
         """Puts the scheduled learning rate into every optimizer and returns it."""

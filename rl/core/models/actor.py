@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -103,7 +103,9 @@ def actor_factory(network: Module | PlainNetwork) -> ActorFactory:
     light = network.actor_factory()
     if light is not None:
         return light
-    return functools.partial(torch_actor.TorchActor, network)  # type: ignore[arg-type]
+    module: Any = network
+    # A copy on the CPU: a worker that was sent memory of a GPU would need a GPU.
+    return functools.partial(torch_actor.TorchActor, module.frozen())
 
 
 def memory_size_of(actor: Actor) -> int:

@@ -41,7 +41,14 @@ if TYPE_CHECKING:
 
     from rl.core.models.modules import Module
 
-__all__ = ["KINDS", "PlainNetwork", "become_views", "plain_obstacles"]
+__all__ = [
+    "KINDS",
+    "PlainNetwork",
+    "become_views",
+    "number_of",
+    "plain_obstacles",
+    "set_number",
+]
 
 STATISTICS = "encoder.normalizer."
 HIDDEN_GAIN = math.sqrt(2)
@@ -295,6 +302,21 @@ def _constants(kind: str, spec: PolicySpec) -> dict[str, Array]:
         bounds = ActionRange.of(spec.action_space)
         return {f"bounds.{n}": getattr(bounds, n) for n in ("middle", "radius", "inverse")}
     return {}
+
+
+def number_of(network: PlainNetwork | Module, name: str) -> float:
+    """The value of a buffer that is one number, such as how much the network explores."""
+    if isinstance(network, PlainNetwork):
+        return float(network.buffers[name])
+    return float(getattr(network, name))
+
+
+def set_number(network: PlainNetwork | Module, name: str, value: float) -> None:
+    """Changes a buffer that is one number, float32."""
+    if isinstance(network, PlainNetwork):
+        network.buffers[name].fill(value)
+    else:
+        getattr(network, name).fill_(value)
 
 
 def become_views(parameters: Sequence[nn.Parameter], vector: Tensor) -> None:

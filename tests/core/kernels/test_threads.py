@@ -182,12 +182,21 @@ SAC = rl.SACConfig(
     batch_size=250,
     prioritized=True,
 )
+TD3 = rl.TD3Config(
+    env="Pendulum-v1",
+    seed=3,
+    rollout_length=50,
+    learning_starts=50,
+    hidden_sizes=(96, 70),
+    batch_size=250,
+    prioritized=True,
+)
 
 
 @needs_kernels
-@pytest.mark.parametrize("run", [PPO, SHARED, SAC], ids=["ppo", "shared", "sac"])
+@pytest.mark.parametrize("run", [PPO, SHARED, SAC, TD3], ids=["ppo", "shared", "sac", "td3"])
 def test_learners_threads_changes_no_bit_of_a_compiled_run(
-    run: rl.PPOConfig | rl.SACConfig,
+    run: rl.PPOConfig | rl.SACConfig | rl.TD3Config,
 ) -> None:
     def weights(threads: int | str) -> bytes:
         config = run.with_learners(threads=threads, engine="compiled")

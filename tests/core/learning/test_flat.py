@@ -69,7 +69,8 @@ def test_what_goes_on_from_a_state_goes_on_with_the_same_bits() -> None:
 def test_a_frozen_copy_keeps_its_values_and_shares_statistics() -> None:
     module = network()
     flat = FlatParameters(module.parameters(), 0.1)
-    target, vector = frozen_copy(module, flat.vector)
+    vector = flat.vector.clone()
+    target = frozen_copy(module, vector)
     before = vector.clone()
     flat.backward(loss_of(module))  # in training mode, which moves the statistics
     flat.step(None)

@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from rl.core.models.normalizer import Normalizer
+from rl.core.models.plain_critics import PlainTwinCritics
 from rl.core.models.spec import PolicySpec
 from rl.core.models.twin_critics import TwinCritics
 
@@ -76,3 +79,40 @@ def test_they_see_observations_as_the_policy_does() -> None:
         twins(observations, actions), plain(normalizer(observations), actions)
     )
     assert [name for name, _ in twins.named_parameters() if "normalizer" in name] == []
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 1), (0, 4)])
+@pytest.mark.parametrize("hidden", [(), (16, 8)])
+def test_plain_ones_are_the_module_in_arrays(
+    inputs: int, outputs: int, hidden: tuple[int, ...]
+) -> None:
+    space = spaces.Dict(a=spaces.Discrete(4), b=BOX)
+    spec = PolicySpec(space, BOX, hidden, normalize_observations=True)
+    plain = PlainTwinCritics(spec, inputs, outputs, np.random.default_rng(0))
+    drawn, state = plain.vector.copy(), torch.get_rng_state()
+    normalizer = Normalizer(7)
+    module = plain.build(normalizer)
+    assert torch.equal(torch.get_rng_state(), state), "it draws nothing from others' stream"
+    assert module.encoder.normalizer is normalizer
+    own = TwinCritics(spec, inputs, outputs, None)
+    shapes = {name: tuple(p.shape) for name, p in own.named_parameters()}
+    assert dict(plain.table.shapes) == shapes
+    assert [*plain.table.shapes] == [*shapes], "in the same order"
+    flat = np.concatenate([p.detach().numpy().reshape(-1) for p in module.parameters()])
+    assert np.array_equal(flat, drawn)
+    plain.vector[...] = 0
+    assert not any(p.any() for p in module.parameters()), "the same memory"
+
+
+def test_plain_ones_begin_as_torchs_layers_do() -> None:
+    plain = PlainTwinCritics(PolicySpec(BOX, BOX, (256, 256)), 6, 1, np.random.default_rng(0))
+    for name, array in plain.table.views(plain.vector).items():
+        inputs = {"0": 9, "1": 256, "2": 256}[name[-1]]
+        bound = 1 / math.sqrt(inputs)
+        assert np.abs(array).max() <= bound
+        if array.size > 500:
+            assert np.abs(array).max() > 0.98 * bound
+            assert array.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+        assert not np.array_equal(array[0], array[1])
+    again = PlainTwinCritics(PolicySpec(BOX, BOX, (256, 256)), 6, 1, np.random.default_rng(0))
+    assert np.array_equal(again.vector, plain.vector)
