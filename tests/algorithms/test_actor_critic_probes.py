@@ -126,14 +126,15 @@ def test_credit_is_discounted_over_two_steps(kind: str, option: str) -> None:
 
 @KINDS
 def test_the_rewarded_action_is_found(kind: str) -> None:
-    learner = _train(kind, ActionReward)
+    # Critics of 16 units round off the leap of the reward, by up to 0.2; with these the worst of
+    # ten seeds of each was 0.025.
+    learner = _train(kind, ActionReward, hidden_sizes=(64, 64))
     with torch.no_grad():
         action, _ = learner.module.act(torch.ones(1, 1), None)
     assert float(action) >= 1
     values = _values(learner, 1)
-    # The reward leaps in the middle, and 16 units round that off: by 0 to 0.2 among ten seeds.
-    assert values[:, 0, 1].tolist() == pytest.approx([1.0] * 2, abs=0.25)
-    assert values[:, 0, 0].tolist() == pytest.approx([-1.0] * 2, abs=0.25)
+    assert values[:, 0, 1].tolist() == pytest.approx([1.0] * 2, abs=0.05)
+    assert values[:, 0, 0].tolist() == pytest.approx([-1.0] * 2, abs=0.05)
 
 
 @KINDS
