@@ -250,16 +250,13 @@ class DQNLearner(Learner[DQNConfig]):
                 choosing = module.values_of(following, self.parameter_noise())
             best = module.allowed(choosing, batch.next_observations).argmax(-1)
             chances = of_actions(chances, best)
-            targets = distributional.project(
-                chances, batch.returns, batch.discounts, module.support
-            )
+            place = batch.returns, batch.discounts, module.support
+            targets = distributional.project(chances, *place)
         logits = of_actions(module.logits_of(now, self.parameter_noise()), batch.actions)
         log_probs = logits.log_softmax(-1)
         with torch.no_grad():
-            errors, values = (
-                distributional.divergence(targets, log_probs),
-                module.expected(log_probs.exp()),
-            )
+            errors = distributional.divergence(targets, log_probs)
+            values = module.expected(log_probs.exp())
         return distributional.cross_entropy(targets, log_probs), errors, values
 
 

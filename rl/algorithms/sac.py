@@ -254,15 +254,21 @@ class SACLearner(Learner[SACConfig]):
         return scored["loss"], scored["q_value"]
 
     def _score_critics(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
-        """Loss, mean value and mean errors [M] of both critics; leaves their gradient.
+        """Loss and mean value of both critics, and where draws are uneven mean errors [M].
+
+        It leaves their gradient.
 
         Args:
             inputs: Temperature, noise and the columns of a batch: all that differs between calls.
         """
         ent_coef, noise, *columns = inputs
-        loss, values, errors = self.critic_loss(ReplayBatch.of(columns), ent_coef, noise)
+        batch = ReplayBatch.of(columns)
+        loss, values, errors = self.critic_loss(batch, ent_coef, noise)
         self.others["critics"].backward(loss)
-        return {"loss": loss, "q_value": values.mean(), "errors": errors.abs().mean(0)}
+        scored = {"loss": loss, "q_value": values.mean()}
+        if batch.weights is not None:
+            scored["errors"] = errors.abs().mean(0)
+        return scored
 
     def critic_loss(
         self, batch: ReplayBatch, ent_coef: Tensor, noise: Tensor | None

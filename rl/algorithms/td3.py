@@ -221,15 +221,21 @@ class TD3Learner(Learner[TD3Config]):
         return scored["loss"], scored["q_value"]
 
     def _score_critics(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
-        """Loss, mean value and mean errors [M] of both critics; leaves their gradient.
+        """Loss and mean value of both critics, and where draws are uneven mean errors [M].
+
+        It leaves their gradient.
 
         Args:
             inputs: Noise of the target's actions [M, d] and the columns of a batch.
         """
         noise, *columns = inputs
-        loss, values, errors = self.critic_loss(ReplayBatch.of(columns), noise)
+        batch = ReplayBatch.of(columns)
+        loss, values, errors = self.critic_loss(batch, noise)
         self.others["critics"].backward(loss)
-        return {"loss": loss, "q_value": values.mean(), "errors": errors.abs().mean(0)}
+        scored = {"loss": loss, "q_value": values.mean()}
+        if batch.weights is not None:
+            scored["errors"] = errors.abs().mean(0)
+        return scored
 
     def critic_loss(self, batch: ReplayBatch, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of both critics, a scalar; their values and errors, [2, M].

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 from typing import TYPE_CHECKING
@@ -12,14 +11,17 @@ import numpy as np
 from rl.core.data.spaces import ObservationLayout
 from rl.core.data.tree import Array
 from rl.core.data.weights import ParameterTable
-from rl.core.lazy import torch
+from rl.core.lazy import LazyModule, torch
 from rl.core.models.initial import uniform
 from rl.core.models.plain import become_views, plain_obstacles
 from rl.core.models.spec import PolicySpec
 
 if TYPE_CHECKING:
+    from rl.core.models import twin_critics
     from rl.core.models.normalizer import Normalizer
     from rl.core.models.twin_critics import TwinCritics
+else:
+    twin_critics = LazyModule("rl.core.models.twin_critics")
 
 __all__ = ["PlainTwinCritics"]
 
@@ -66,8 +68,7 @@ class PlainTwinCritics:
         Args:
             normalizer: The policy's, shared.
         """
-        made = importlib.import_module("rl.core.models.twin_critics")
         with torch.random.fork_rng(devices=[]):  # what it draws is not used
-            critics: TwinCritics = made.TwinCritics(*self._of, normalizer)
+            critics = twin_critics.TwinCritics(*self._of, normalizer)
         become_views(list(critics.parameters()), torch.from_numpy(self.vector))
         return critics
